@@ -66,7 +66,10 @@ class OperationKind(StrEnum):
 
 
 class OperationPhase(StrEnum):
-    """``oneshots`` → ``rollout`` → ``removing`` (what the release lacks) → ``releasing`` (claims) → ended. On failure or cancel: ``rolling_back`` first."""
+    """``oneshots`` → ``rollout`` → ``removing`` (what the release lacks) → ``releasing`` (claims) → ended.
+
+    On failure or cancel: ``rolling_back`` first.
+    """
 
     ONESHOTS = "oneshots"
     ROLLOUT = "rollout"

@@ -258,5 +258,6 @@ class Observed:
 def same_but_resources(one: PodTemplate, other: PodTemplate) -> bool:
     """True when a running pod of ``one`` can become ``other`` by changing limits in place."""
     return (
-        replace(one, cpu=other.cpu, memory_bytes=other.memory_bytes, memory_request_bytes=other.memory_request_bytes) == other
+        replace(one, cpu=other.cpu, memory_bytes=other.memory_bytes, memory_request_bytes=other.memory_request_bytes)
+        == other
     )

@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True, order=True)
 class Route:
-    """``host`` + ``path`` (``/`` or ``/x/y``, no trailing slash) lead to a proc. A path other than ``/`` is stripped before the app sees it."""
+    """``host`` + ``path`` (``/`` or ``/x/y``, no trailing slash) lead to a proc.
+
+    A path other than ``/`` is stripped before the app sees it.
+    """
 
     host: str
     path: str = "/"
@@ -104,8 +107,8 @@ class RouterState:
     """``routers/<router>`` (leased): what this router's nginx has really applied.
 
     ``applied_revision``: every change of ``endpoints`` up to this store revision is in nginx's table. ``boot_id`` changes with every
-    start of nginx; "" means that no nginx process exists (which counts as applied: it routes nothing). ``busy``: draining addresses that still have
-    requests or WebSockets in flight. ``quarantined``: app → why its routes and options are frozen at the last good ones.
+    start of nginx; "" means that no nginx process exists (which counts as applied: it routes nothing). ``busy``: draining addresses
+    that still have requests or WebSockets in flight. ``quarantined``: app → why its routes and options are frozen at the last good ones.
     ``not_applied``: apps whose *addresses* could not be applied; their rollout pauses.
     """
 
