@@ -10,7 +10,7 @@ hold), ``Compacted`` (history is gone, list again), ``LeaseLost``, ``Denied`` (t
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -136,7 +136,7 @@ class Store(Protocol):
     async def txn(self, expect: Sequence[Expectation], writes: Sequence[Write]) -> int:
         """All ``writes``, if every expectation holds; returns the revision. Else ``Conflict`` and nothing is written."""
 
-    def watch(self, prefix: str, *, start_revision: int) -> AsyncIterator[Changes]:
+    def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[Changes, None]:
         """Every change under ``prefix`` from ``start_revision`` on: none lost, none twice, in order, across reconnects.
 
         Yields an empty ``Changes`` when the server proved alive. Raises ``Compacted`` when history is gone. Close the iterator
