@@ -38,6 +38,8 @@ class Endpoint:
     instance: int
     generation: int
     address: str
+    port: int = 0
+    """The port this pod listens on; 0: ``Endpoints.port``. Differs while a release that changes the port is rolled out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Endpoints:
     """``endpoints/<app>/<proc>``: all that routers read. Its revision is the key's mod revision.
 
     Routers use ``ready``; ``suspect`` (pods of lost nodes, not yet replaced) after all others; ``draining`` for nothing new.
+    A pod that was ever routed stays in one of the three until it is gone: one that stopped being ready waits in ``draining`` and comes back.
     """
 
     app: str
