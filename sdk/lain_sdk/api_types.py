@@ -69,6 +69,16 @@ class RepoView:
 
 
 @dataclass(frozen=True, slots=True)
+class HostView:
+    """A host name, the app that owns it and the apps it lets claim paths on it."""
+
+    host: str
+    owner: str
+    guests: tuple[str, ...] = ()
+    default: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class VersionView:
     """One version in the registry. Deployable: both its ``meta`` and its ``release`` image are there."""
 
