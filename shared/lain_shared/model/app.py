@@ -52,6 +52,8 @@ class Release:
     parent: int | None = None
     rollback_of: int | None = None
     note: str = ""
+    giturl: str = ""
+    """As the manifest has it, normalized; the first release that succeeds binds the app to it."""
 
 
 class OperationKind(StrEnum):
@@ -127,7 +129,11 @@ class Operation:
     failure: Failure | None = None
     steps: tuple[Step, ...] = ()
     before: Mapping[str, Desired] = field(default_factory=dict)
-    """``desired`` of the touched procs as it stood before: what a failure restores."""
+    """``desired`` of the whole app as it stood before: what a failure restores."""
+    phase_at: float = 0.0
+    """When this phase began."""
+    outcome: Outcome | None = None
+    """Decided on entering ``releasing``."""
 
 
 @dataclass(frozen=True, slots=True)

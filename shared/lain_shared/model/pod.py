@@ -157,6 +157,10 @@ class Desired:
     filters: tuple[str, ...] = ()
     """``constraint:`` / ``affinity:`` expressions; ``~`` before the value makes one soft."""
     routes: tuple[Route, ...] = ()
+    """What the release gives this proc. A new one is served from the moment the first pod that matches the template is ready."""
+    kept_routes: tuple[Route, ...] = ()
+    """Of the parent's routes, those the release gives this proc no more: served until the operation ends, or until the proc that has
+    such a route in ``routes`` takes it over (one transaction over both ``endpoints``). Empty outside operations."""
     proxy: ProxyOptions = field(default_factory=ProxyOptions)
     min_ready_seconds: float = 0.0
     drain_seconds: float = 10.0
