@@ -60,6 +60,15 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Drain:
+    """``drains/<node>``: its pods are moved away by the rollout path; those with volumes or state stay."""
+
+    node: str
+    by: str = ""
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Switch:
     """``switches/<name>``: readonly, maintenance, guard, breaker. ``on`` means: the named mode is in force."""
 
