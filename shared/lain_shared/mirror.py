@@ -231,8 +231,9 @@ class Mirror(Generic[T]):
             self.records.family.parse(entry.key)
             self._stored[entry.key] = Stored(self.records.decode(entry.key, entry.value), entry)
         except (BadRecord, ValueError) as error:
-            log.error("record_unreadable", mirror=self.name, key=entry.key, error=str(error))
-            self.bad[entry.key] = str(error)
+            why = getattr(error, "why", "")
+            self.bad[entry.key] = f"{error}: {why}" if why else str(error)
+            log.error("record_unreadable", mirror=self.name, key=entry.key, error=self.bad[entry.key])
             if not self._keep_last_good:
                 self._stored.pop(entry.key, None)
         else:

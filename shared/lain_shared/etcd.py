@@ -1,0 +1,281 @@
+"""``EtcdStore``: the ``Store`` protocol over etcd's v3 API.
+
+Why our own: no published asyncio client keeps a watch whole over a restart of its member (measured; see ``docs/architecture.md``). This
+one speaks gRPC through ``etcd_channel`` (members, deadlines, retries, errors) and ``etcd_watch`` (the lossless watch), nothing more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from lain_shared import etcd_proto, etcd_watch
+from lain_shared.errors import Compacted, Conflict, LainError, LeaseLost, NotFound
+from lain_shared.etcd_channel import Lost, Members, Refused, fault_of, pause_after
+from lain_shared.etcd_watch import range_end
+from lain_shared.store import (
+    Changes,
+    CreateRevision,
+    Delete,
+    Entry,
+    Exists,
+    Expectation,
+    Lease,
+    Listing,
+    ModRevision,
+    Put,
+    Write,
+)
+
+PAGE = 1_000
+"""Keys read in one answer; a longer list is read in pages, all at one revision."""
+KEEP_ALIVE_SECONDS = 2.0
+"""How long one renewal of a lease is tried; its owner tries again as long as the lease lives."""
+KEEP_ALIVE_ATTEMPT_SECONDS = 0.5
+LIST_ATTEMPTS = 3
+
+EQUAL, GREATER = 0, 1
+CREATE, MOD = 1, 2
+
+
+@dataclass(frozen=True, slots=True)
+class MemberStatus:
+    """One answer of etcd's maintenance API. ``leader`` is False also when there is none."""
+
+    version: str
+    revision: int
+    db_bytes: int
+    db_used_bytes: int
+    leader: bool
+    errors: tuple[str, ...]
+
+
+class EtcdStore:
+    """``Store`` over etcd. Made by ``connect``."""
+
+    def __init__(self, members: Members) -> None:
+        self._members = members
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(
+        cls, endpoints: Sequence[str], *, tls_dir: Path | None = None, timeout_seconds: float = 5.0
+    ) -> AsyncIterator[EtcdStore]:
+        """A store on these ``host:port`` endpoints, each call bounded by ``timeout_seconds``.
+
+        ``tls_dir`` holds ``ca.pem``, ``cert.pem`` and ``key.pem``; the certificate's common name is the etcd user. Connecting is lazy: a
+        cluster that is away shows in the first call (``Unavailable``), never here.
+        """
+        async with Members(endpoints, tls_dir=tls_dir, timeout_seconds=timeout_seconds) as members:
+            yield cls(members)
+
+    @property
+    def members(self) -> Members:
+        """For the other halves of etcd's API (``etcd_auth``)."""
+        return self._members
+
+    # --- reading ------------------------------------------------------------------------------------------------------
+
+    async def get(self, key: str) -> Entry | None:
+        answer = await self._members.read("/etcdserverpb.KV/Range", etcd_proto.RangeRequest(key=_bytes(key)))
+        return _entry(answer.kvs[0]) if answer.kvs else None
+
+    async def list(self, prefix: str) -> Listing:
+        for attempt in range(LIST_ATTEMPTS):
+            try:
+                return await self._list(prefix)
+            except Compacted:  # between two pages; a new list starts from now
+                if attempt == LIST_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+    async def _list(self, prefix: str) -> Listing:
+        start, end = _range(prefix)
+        revision = 0
+        entries: list[Entry] = []
+        while True:
+            request = etcd_proto.RangeRequest(key=start, range_end=end, limit=PAGE, revision=revision)
+            answer = await self._members.read("/etcdserverpb.KV/Range", request)
+            revision = revision or answer.header.revision
+            entries += [_entry(kv) for kv in answer.kvs]
+            if not answer.more:
+                return Listing(revision, tuple(entries))
+            start = answer.kvs[-1].key + b"\0"
+
+    async def list_since(self, prefix: str, revision: int) -> tuple[Listing, int]:
+        start, end = _range(prefix)
+        request = etcd_proto.RangeRequest(key=start, range_end=end, min_mod_revision=revision + 1)
+        answer = await self._members.read("/etcdserverpb.KV/Range", request)
+        return Listing(answer.header.revision, tuple(_entry(kv) for kv in answer.kvs)), answer.count
+
+    # --- writing ------------------------------------------------------------------------------------------------------
+
+    async def put(self, key: str, value: bytes, *, expect: int | None = None, lease: int = 0) -> int:
+        if expect is not None:
+            return await self.txn([ModRevision(key, expect)], [Put(key, value, lease)])
+        request = etcd_proto.PutRequest(key=_bytes(key), value=value, lease=lease)
+        answer = await self._members.write("/etcdserverpb.KV/Put", request)
+        return int(answer.header.revision)
+
+    async def delete(self, key: str, *, expect: int | None = None) -> bool:
+        if expect is not None:
+            await self.txn([ModRevision(key, expect)], [Delete(key)])
+            return expect != 0
+        answer = await self._members.write(
+            "/etcdserverpb.KV/DeleteRange", etcd_proto.DeleteRangeRequest(key=_bytes(key))
+        )
+        return bool(answer.deleted)
+
+    async def txn(self, expect: Sequence[Expectation], writes: Sequence[Write]) -> int:
+        request = etcd_proto.TxnRequest(
+            compare=[_compare(expectation) for expectation in expect],
+            success=[_operation(write) for write in writes],
+            failure=[_look(expectation.key) for expectation in expect],
+        )
+        answer = await self._members.write("/etcdserverpb.KV/Txn", request)
+        if answer.succeeded:
+            return int(answer.header.revision)
+        for expectation, looked in zip(expect, answer.responses, strict=True):
+            found = looked.response_range.kvs[0] if looked.response_range.kvs else None
+            if not _holds(expectation, found):
+                raise Conflict(f"{expectation.key} is not as expected", evidence={"key": expectation.key})
+        raise Conflict("the store is not as expected")
+
+    # --- watching -----------------------------------------------------------------------------------------------------
+
+    def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[Changes, None]:
+        return etcd_watch.watch(self._members, prefix, start_revision)
+
+    # --- leases -------------------------------------------------------------------------------------------------------
+
+    async def grant(self, ttl_seconds: int, *, lease_id: int = 0) -> Lease:
+        loop = asyncio.get_running_loop()
+        sent = loop.time()
+        request = etcd_proto.LeaseGrantRequest(TTL=ttl_seconds, ID=lease_id)
+        # a lease granted twice by a repeated request runs out by itself; one with a chosen id must not be asked for again
+        call = self._members.write if lease_id else self._members.read
+        answer = await call("/etcdserverpb.Lease/LeaseGrant", request)
+        return Lease(answer.ID, answer.TTL - (loop.time() - sent))
+
+    async def keep_alive(self, lease_id: int) -> float:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + KEEP_ALIVE_SECONDS
+        attempts = 0
+        while True:
+            try:
+                return await self._keep_alive_once(lease_id, KEEP_ALIVE_ATTEMPT_SECONDS * (1 + attempts / 2))
+            except (Refused, Lost) as fault:
+                attempts += 1
+                pause = pause_after(attempts)
+                if loop.time() + pause >= deadline:
+                    raise self._members.unavailable(fault) from fault
+                await asyncio.sleep(pause)
+
+    async def _keep_alive_once(self, lease_id: int, seconds: float) -> float:
+        loop = asyncio.get_running_loop()
+        member = self._members.pick()
+        call = None
+        try:
+            await member.connect(seconds)
+            call = member.stream(
+                "/etcdserverpb.Lease/LeaseKeepAlive", "LeaseKeepAliveRequest", "LeaseKeepAliveResponse", seconds
+            )
+            sent = loop.time()
+            await call.write(etcd_proto.LeaseKeepAliveRequest(ID=lease_id))
+            answer = await call.read()
+            if answer is grpc.aio.EOF:
+                raise Lost("the stream ended")
+        except (grpc.aio.AioRpcError, Refused, Lost) as error:
+            fault = fault_of(error) if isinstance(error, grpc.aio.AioRpcError) else error
+            if not isinstance(fault, LainError):
+                member.avoid(fault)
+            raise fault from error
+        except asyncio.InvalidStateError as error:
+            member.avoid(error)
+            raise Lost("the stream had ended") from error
+        finally:
+            if call is not None:
+                call.cancel()
+        if answer.TTL <= 0:
+            raise LeaseLost(f"lease {lease_id:x} is gone")
+        return float(answer.TTL) - (loop.time() - sent)
+
+    async def revoke(self, lease_id: int) -> None:
+        try:
+            await self._members.read("/etcdserverpb.Lease/LeaseRevoke", etcd_proto.LeaseRevokeRequest(ID=lease_id))
+        except (LeaseLost, NotFound):
+            return
+
+    # --- looking after the store --------------------------------------------------------------------------------------
+
+    async def compact(self, revision: int) -> None:
+        """Forget history below ``revision``. Already forgotten is success."""
+        try:
+            await self._members.read(
+                "/etcdserverpb.KV/Compact", etcd_proto.CompactionRequest(revision=revision, physical=True)
+            )
+        except Compacted:
+            return
+
+    async def status(self) -> MemberStatus:
+        """How one member of the cluster is doing."""
+        answer = await self._members.read("/etcdserverpb.Maintenance/Status", etcd_proto.StatusRequest())
+        return MemberStatus(
+            version=answer.version,
+            revision=answer.header.revision,
+            db_bytes=answer.dbSize,
+            db_used_bytes=answer.dbSizeInUse,
+            leader=bool(answer.leader) and answer.leader == answer.header.member_id,
+            errors=tuple(answer.errors),
+        )
+
+
+def _bytes(key: str) -> bytes:
+    return key.encode("utf-8", "surrogateescape")
+
+
+def _range(prefix: str) -> tuple[bytes, bytes]:
+    return _bytes(prefix) or b"\0", range_end(_bytes(prefix))
+
+
+def _entry(kv: Any) -> Entry:
+    return Entry(kv.key.decode("utf-8", "surrogateescape"), kv.value, kv.create_revision, kv.mod_revision, kv.lease)
+
+
+def _compare(expectation: Expectation) -> Any:
+    key = _bytes(expectation.key)
+    match expectation:
+        case ModRevision(_, revision):
+            return etcd_proto.Compare(key=key, target=MOD, result=EQUAL, mod_revision=revision)
+        case CreateRevision(_, revision):
+            return etcd_proto.Compare(key=key, target=CREATE, result=EQUAL, create_revision=revision)
+        case Exists():
+            return etcd_proto.Compare(key=key, target=CREATE, result=GREATER, create_revision=0)
+
+
+def _holds(expectation: Expectation, found: Any | None) -> bool:
+    match expectation:
+        case ModRevision(_, revision):
+            return bool((found.mod_revision if found else 0) == revision)
+        case CreateRevision(_, revision):
+            return bool((found.create_revision if found else 0) == revision)
+        case Exists():
+            return found is not None
+
+
+def _operation(write: Write) -> Any:
+    if isinstance(write, Put):
+        put = etcd_proto.PutRequest(key=_bytes(write.key), value=write.value, lease=write.lease)
+        return etcd_proto.RequestOp(request_put=put)
+    return etcd_proto.RequestOp(request_delete_range=etcd_proto.DeleteRangeRequest(key=_bytes(write.key)))
+
+
+def _look(key: str) -> Any:
+    return etcd_proto.RequestOp(request_range=etcd_proto.RangeRequest(key=_bytes(key), keys_only=True))

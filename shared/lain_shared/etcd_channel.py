@@ -1,0 +1,272 @@
+"""Talking to the members of an etcd cluster: which member, how long, when to try again, and what a failure means.
+
+One channel per member, used in turn; one that failed is asked last for a while. Every call has a deadline. Reads are repeated; a write only
+when it was refused before it was accepted, otherwise it is ``Uncertain``. A permission error is ``Denied``, at once and for good.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from lain_shared import etcd_proto
+from lain_shared.errors import (
+    Compacted,
+    Conflict,
+    Denied,
+    Invalid,
+    LainError,
+    LeaseLost,
+    NotFound,
+    Unauthenticated,
+    Unavailable,
+    Uncertain,
+)
+
+OPTIONS: tuple[tuple[str, int | str], ...] = (
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 3_000),  # in truth how long one attempt to connect may take
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+    ("grpc.enable_retries", 0),
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.service_config_disable_resolution", 1),
+)
+REQUIRE_LEADER = (("hasleader", "true"),)
+"""A member that is cut off from its leader says so, instead of answering from the past or not at all."""
+ATTEMPT_SECONDS = 2.0
+"""How long one member may take to answer a read before the next is asked."""
+CONNECT_SECONDS = 1.0
+SILENT_PENALTY_SECONDS = 10.0
+REFUSED_PENALTY_SECONDS = 1.0
+
+_REFUSED = (
+    "failed to connect",
+    "connection refused",
+    "no leader",
+    "too many requests",
+    "revision of auth store is old",
+    "not supported for learner",
+    "etcdserver: not capable",
+)
+"""What gRPC or etcd say when a request was turned away before anything could come of it."""
+
+
+class Refused(Exception):
+    """The member turned the request away before accepting it: any request may be sent again."""
+
+
+class Lost(Exception):
+    """The member did not answer, or not to the end: a write may or may not have been applied."""
+
+
+@dataclass(slots=True)
+class Member:
+    """One endpoint and the channel to it."""
+
+    endpoint: str
+    channel: grpc.aio.Channel
+    avoid_until: float = 0.0
+    _callables: dict[str, Any] = field(default_factory=dict)
+
+    async def call(self, method: str, request: Any, seconds: float) -> Any:
+        """One unary attempt. Raises ``Refused``, ``Lost`` or the final ``LainError``."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        try:
+            await self.connect(min(seconds, CONNECT_SECONDS))
+            stub = self._callables.get(method) or self._unary(method, type(request))
+            answer = await stub(request, timeout=max(deadline - loop.time(), 0.001), metadata=REQUIRE_LEADER)
+        except (grpc.aio.AioRpcError, Refused) as error:
+            fault = error if isinstance(error, Refused) else fault_of(error)
+            if not isinstance(fault, LainError):
+                self.avoid(fault)
+            raise fault from error
+        return answer
+
+    def stream(self, method: str, request: str, response: str, seconds: float | None = None) -> Any:
+        """Open a stream of ``request`` messages one way and ``response`` messages the other."""
+        stub = self._callables.get(method)
+        if stub is None:
+            stub = self._callables[method] = self.channel.stream_stream(
+                method,
+                request_serializer=getattr(etcd_proto, request).SerializeToString,
+                response_deserializer=getattr(etcd_proto, response).FromString,
+            )
+        return stub(timeout=seconds, metadata=REQUIRE_LEADER)
+
+    async def connect(self, seconds: float) -> None:
+        """Return when connected, or known not to be (the call then says why); ``Refused`` when it is still trying after ``seconds``."""
+        states = grpc.ChannelConnectivity
+        state = self.channel.get_state(try_to_connect=True)
+        try:
+            async with asyncio.timeout(seconds):
+                while state in (states.IDLE, states.CONNECTING):
+                    await self.channel.wait_for_state_change(state)
+                    state = self.channel.get_state(try_to_connect=True)
+        except TimeoutError:
+            raise Refused(f"no connection to {self.endpoint} within {seconds:g} s") from None
+
+    def avoid(self, fault: Exception) -> None:
+        """Ask this member last for a while."""
+        seconds = REFUSED_PENALTY_SECONDS if isinstance(fault, Refused) else SILENT_PENALTY_SECONDS
+        self.avoid_until = asyncio.get_running_loop().time() + seconds
+
+    def _unary(self, method: str, request: Any) -> Any:
+        answer = getattr(etcd_proto, request.__name__.removesuffix("Request") + "Response")
+        stub = self.channel.unary_unary(
+            method, request_serializer=request.SerializeToString, response_deserializer=answer.FromString
+        )
+        self._callables[method] = stub
+        return stub
+
+
+class Members:
+    """All members of one cluster. Use as an async context manager."""
+
+    def __init__(self, endpoints: Sequence[str], *, tls_dir: Path | None, timeout_seconds: float) -> None:
+        if not endpoints:
+            raise Invalid("no etcd endpoint is configured", next="name at least one host:port")
+        self.timeout_seconds = timeout_seconds
+        self._members: list[Member] = []
+        self._endpoints = tuple(endpoints)
+        self._credentials = None if tls_dir is None else read_credentials(tls_dir)
+        self._turn = random.randrange(len(self._endpoints))  # noqa: S311 - spreads clients over members
+
+    async def __aenter__(self) -> Members:
+        for endpoint in self._endpoints:
+            target = f"dns:///{endpoint}"
+            if self._credentials is None:
+                channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+            else:
+                channel = grpc.aio.secure_channel(target, self._credentials, options=OPTIONS)
+            self._members.append(Member(endpoint, channel))
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        for member in self._members:
+            await member.channel.close()
+
+    def pick(self) -> Member:
+        """The next member in turn that did not fail lately; when all did, the one that may be asked again first."""
+        self._turn += 1
+        count = len(self._members)
+        now = asyncio.get_running_loop().time()
+        turn = [self._members[(self._turn + offset) % count] for offset in range(count)]
+        return next(
+            (member for member in turn if member.avoid_until <= now), min(turn, key=lambda one: one.avoid_until)
+        )
+
+    async def read(self, method: str, request: Any) -> Any:
+        """Ask until somebody answers or the deadline passed (``Unavailable``)."""
+        return await self._call(method, request, repeatable=True)
+
+    async def write(self, method: str, request: Any) -> Any:
+        """Ask once for good: again only if refused. ``Uncertain`` when the answer was lost, ``Unavailable`` when nobody took it."""
+        return await self._call(method, request, repeatable=False)
+
+    async def _call(self, method: str, request: Any, *, repeatable: bool) -> Any:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self.timeout_seconds
+        attempts = 0
+        while True:
+            remaining = deadline - loop.time()
+            try:
+                return await self.pick().call(
+                    method, request, min(remaining, ATTEMPT_SECONDS) if repeatable else remaining
+                )
+            except Lost as fault:
+                if not repeatable:
+                    raise Uncertain(
+                        "a write to etcd was sent and its fate is unknown", why=str(fault), retry_seconds=1.0
+                    ) from fault
+                last: Exception = fault
+            except Refused as fault:
+                last = fault
+            attempts += 1
+            pause = pause_after(attempts // len(self._members)) if attempts % len(self._members) == 0 else 0.0
+            if loop.time() + pause >= deadline:
+                raise self.unavailable(last) from last
+            await asyncio.sleep(pause)
+
+    def unavailable(self, cause: Exception) -> Unavailable:
+        return Unavailable(
+            f"etcd at {', '.join(self._endpoints)} does not answer", why=str(cause), retry_seconds=1.0, code="etcd_away"
+        )
+
+
+def pause_after(failures: int) -> float:
+    """Seconds to wait after this many failures in a row: jittered, doubling, at most 1."""
+    return float(min(0.02 * 2.0 ** min(failures, 10), 1.0)) * (0.5 + random.random() / 2)  # noqa: S311 - jitter
+
+
+def read_credentials(tls_dir: Path) -> grpc.ChannelCredentials:
+    """mTLS by ``ca.pem``, ``cert.pem`` and ``key.pem`` of a folder; ``Invalid`` names a file that cannot be used."""
+    parts: dict[str, bytes] = {}
+    for name in ("ca.pem", "cert.pem", "key.pem"):
+        try:
+            parts[name] = (tls_dir / name).read_bytes()
+        except OSError as error:
+            raise Invalid(f"{tls_dir / name} cannot be read", why=error.strerror or str(error)) from error
+    try:  # gRPC would only say "connection failed", later
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(tls_dir / "ca.pem")
+        context.load_cert_chain(tls_dir / "cert.pem", tls_dir / "key.pem")
+    except ssl.SSLError as error:
+        raise Invalid(f"the certificate files in {tls_dir} do not fit together", why=str(error)) from error
+    return grpc.ssl_channel_credentials(parts["ca.pem"], parts["key.pem"], parts["cert.pem"])
+
+
+def fault_of(error: grpc.aio.AioRpcError) -> LainError | Refused | Lost:
+    """What a gRPC error means: final for the caller (a ``LainError``), or for this attempt only (``Refused``, ``Lost``)."""
+    code, details = error.code(), error.details() or ""
+    return fault_from(code, details)
+
+
+def fault_from(code: grpc.StatusCode, details: str) -> LainError | Refused | Lost:
+    """As ``fault_of``, from the status code and etcd's own words."""
+    status = grpc.StatusCode
+    said = details.lower()
+    if any(text in said for text in _REFUSED):
+        return Refused(details)
+    if code is status.PERMISSION_DENIED or "permission denied" in said:
+        return Denied("etcd does not let this user touch that key", why=details)
+    if code is status.UNAUTHENTICATED or "user name is empty" in said:
+        return Unauthenticated("etcd does not know who this is", why=details, next="check the client certificate")
+    if "certificate required" in said or "bad certificate" in said or "unknown certificate authority" in said:
+        return Unauthenticated("etcd does not accept this client's certificate", why=details)
+    if "compacted" in said or "future revision" in said:
+        return Compacted("etcd no longer has the revision asked for", why=details)
+    if "lease not found" in said:
+        return LeaseLost("the lease is gone", why=details)
+    if "space exceeded" in said:
+        return Unavailable(
+            "etcd is full and takes no writes",
+            why=details,
+            next="compact, defragment and disarm the alarm",
+            code="etcd_full",
+        )
+    final: dict[grpc.StatusCode, type[LainError]] = {
+        status.INVALID_ARGUMENT: Invalid,
+        status.NOT_FOUND: NotFound,
+        status.ALREADY_EXISTS: Conflict,
+        status.FAILED_PRECONDITION: Conflict,
+        status.UNIMPLEMENTED: Unavailable,
+    }
+    if code in final:
+        return final[code](f"etcd refused the request: {details}", why=details, code="etcd_refused")
+    return Lost(f"{code.name} {details}")
