@@ -47,7 +47,8 @@ class Endpoints:
     """``endpoints/<app>/<proc>``: all that routers read. Its revision is the key's mod revision.
 
     Routers use ``ready``; ``suspect`` (pods of lost nodes, not yet replaced) after all others; ``draining`` for nothing new.
-    A pod that was ever routed stays in one of the three until it is gone: one that stopped being ready waits in ``draining`` and comes back.
+    A pod that was ever routed stays in one of the three until it is gone: one that stopped being ready waits in ``draining``
+    and comes back.
     """
 
     app: str
