@@ -1,0 +1,122 @@
+"""Who owns a name: which hosts and paths a release takes, whether it may, and what is given back. Pure.
+
+A host belongs to the app that claimed it first (its default hosts to whoever registered its name); the owner may let other apps claim
+paths on it. A path of a host belongs to one proc of one app.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from lain_console.state import Claims
+from lain_sdk.api_types import Problem
+from lain_shared import keys
+from lain_shared.model.pod import Desired
+from lain_shared.model.route import HostClaim, RouteClaim
+from lain_shared.records import encode
+from lain_shared.store import ABSENT, Delete, Expectation, ModRevision, Put, Write
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimPlan:
+    """What to write, on which expectations; or why it may not be."""
+
+    refusals: tuple[Problem, ...] = ()
+    expectations: tuple[Expectation, ...] = ()
+    writes: tuple[Write, ...] = ()
+
+
+def routes_of(procs: Iterable[Desired]) -> dict[tuple[str, str], str]:
+    """(host, path) → proc, of what these procs are given."""
+    return {(route.host, route.path): desired.proc for desired in procs for route in desired.routes}
+
+
+def clashes(procs: Iterable[Desired]) -> tuple[Problem, ...]:
+    """Two procs of one release that want the same path of the same host."""
+    seen: dict[tuple[str, str], str] = {}
+    found = []
+    for desired in procs:
+        for route in desired.routes:
+            other = seen.setdefault((route.host, route.path), desired.proc)
+            if other != desired.proc:
+                found.append(
+                    Problem(
+                        "route_clash",
+                        f"procs {other} and {desired.proc} both want {route}",
+                        next="change the mountpoint of one of them in lain.yaml",
+                        proc=desired.proc,
+                    )
+                )
+    return tuple(found)
+
+
+def plan_claims(app: str, procs: Iterable[Desired], claims: Claims) -> ClaimPlan:
+    """What ``app`` must claim so that ``procs`` may have their routes. ``claims`` holds all there is on the hosts concerned."""
+    procs = tuple(procs)
+    refusals = list(clashes(procs))
+    expectations: list[Expectation] = []
+    writes: list[Write] = []
+    wanted = routes_of(procs)
+    for host in sorted({host for host, _ in wanted}):
+        key = keys.HOSTS.key(host)
+        stored = claims.hosts.get(host)
+        if stored is None:
+            expectations.append(ModRevision(key, ABSENT))
+            writes.append(Put(key, encode(HostClaim(host, app), keys.HOSTS.version)))
+            continue
+        expectations.append(ModRevision(key, stored.entry.mod_revision))
+        if stored.value.owner != app and app not in stored.value.guests:
+            refusals.append(_taken(host, stored.value.owner, app))
+    for (host, path), proc in sorted(wanted.items()):
+        key = keys.ROUTES.key(host, path)
+        taken = claims.routes.get((host, path))
+        if taken is not None and taken.value.app != app:
+            owner = claims.hosts.get(host)
+            if owner is None or owner.value.owner == app or app in owner.value.guests:
+                refusals.append(_taken(host + path.rstrip("/"), taken.value.app, app))
+            continue
+        expectations.append(ModRevision(key, taken.entry.mod_revision if taken is not None else ABSENT))
+        if taken is None or taken.value.proc != proc:
+            writes.append(Put(key, encode(RouteClaim(host, path, app, proc), keys.ROUTES.version)))
+    return ClaimPlan(tuple(refusals), tuple(expectations), tuple(writes))
+
+
+def _taken(name: str, owner: str, app: str) -> Problem:
+    return Problem(
+        "host_taken",
+        f"{name} belongs to app {owner!r}",
+        why="a host name or path leads to one app only",
+        next=f"choose another mountpoint, or ask the owner of {owner!r} to let {app!r} in as a guest of its host",
+    )
+
+
+def surplus(app: str, wanted: Mapping[tuple[str, str], str], claims: Claims) -> tuple[RouteClaim, ...]:
+    """Paths that ``app`` claims and has no more use for."""
+    return tuple(
+        stored.value
+        for route, stored in sorted(claims.routes.items())
+        if stored.value.app == app and route not in wanted
+    )
+
+
+def settle(app: str, wanted: Mapping[tuple[str, str], str], claims: Claims) -> tuple[Write, ...]:
+    """Make the claims of ``app`` equal to ``wanted``. ``claims`` holds every claim there is.
+
+    A host stays claimed while it is a default host of its owner, or while a guest still has a path on it.
+    """
+    writes: list[Write] = []
+    gone = {(claim.host, claim.path) for claim in surplus(app, wanted, claims)}
+    for host, path in sorted(gone):
+        writes.append(Delete(keys.ROUTES.key(host, path)))
+    for (host, path), proc in sorted(wanted.items()):
+        stored = claims.routes.get((host, path))
+        if stored is None or (stored.value.app == app and stored.value.proc != proc):
+            writes.append(
+                Put(keys.ROUTES.key(host, path), encode(RouteClaim(host, path, app, proc), keys.ROUTES.version))
+            )
+    in_use = {host for host, _ in wanted} | {host for host, path in claims.routes if (host, path) not in gone}
+    for host, claim in sorted(claims.hosts.items()):
+        if claim.value.owner == app and not claim.value.default and host not in in_use:
+            writes.append(Delete(keys.HOSTS.key(host)))
+    return tuple(writes)

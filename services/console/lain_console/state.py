@@ -1,0 +1,149 @@
+"""The console's families as nouns, and what is read of one app at a time.
+
+Decisions read the store itself (linearizable); lists and event streams are served from mirrors (``mirrors.py``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from lain_shared import keys
+from lain_shared.errors import NotFound
+from lain_shared.model.app import App, HistoryRecord, Operation, OperationHolder, Release
+from lain_shared.model.config import ClusterConfig, Token
+from lain_shared.model.node import Alive, Node, NodeState, Switch
+from lain_shared.model.pod import Assignment, Desired
+from lain_shared.model.route import Endpoints, HostClaim, RouteClaim, RouterState
+from lain_shared.model.status import ProcStatus
+from lain_shared.records import Records, Stored
+from lain_shared.store import Store
+
+CLUSTER = "cluster"
+
+
+class AppNotFound(NotFound):
+    code = "app_not_found"
+
+    def __init__(self, app: str) -> None:
+        super().__init__(
+            f"app {app!r} is not registered",
+            next=f"register it: lain reposit (or look for its name: lain ps), app {app}",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """One app as it stood when it was read. ``desired`` was read before ``status``: a status that answers it is not too old."""
+
+    app: Stored[App]
+    operation: Stored[Operation] | None = None
+    holder: Stored[OperationHolder] | None = None
+    desired: Mapping[str, Stored[Desired]] = field(default_factory=dict)
+    status: Mapping[str, ProcStatus] = field(default_factory=dict)
+    endpoints: Mapping[str, Endpoints] = field(default_factory=dict)
+
+    @property
+    def wanted(self) -> dict[str, Desired]:
+        """proc → what is wanted of it."""
+        return {proc: stored.value for proc, stored in self.desired.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """Claims on hosts and on paths of hosts, as stored."""
+
+    hosts: Mapping[str, Stored[HostClaim]] = field(default_factory=dict)
+    routes: Mapping[tuple[str, str], Stored[RouteClaim]] = field(default_factory=dict)
+
+
+class State:
+    """Every family the console reads or writes."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.apps = Records(store, keys.APPS, App)
+        self.releases = Records(store, keys.RELEASES, Release)
+        self.history = Records(store, keys.HISTORY, HistoryRecord)
+        self.operations = Records(store, keys.OPERATIONS, Operation)
+        self.holders = Records(store, keys.OPERATION_HOLDERS, OperationHolder)
+        self.desired = Records(store, keys.DESIRED, Desired)
+        self.status = Records(store, keys.STATUS, ProcStatus)
+        self.endpoints = Records(store, keys.ENDPOINTS, Endpoints)
+        self.hosts = Records(store, keys.HOSTS, HostClaim)
+        self.routes = Records(store, keys.ROUTES, RouteClaim)
+        self.tokens = Records(store, keys.TOKENS, Token)
+        self.cluster = Records(store, keys.CONFIG, ClusterConfig)
+        self.switches = Records(store, keys.SWITCHES, Switch)
+        self.nodes = Records(store, keys.NODES, Node)
+        self.alive = Records(store, keys.ALIVE, Alive)
+        self.node_states = Records(store, keys.NODES_STATE, NodeState)
+        self.assignments = Records(store, keys.ASSIGN, Assignment)
+        self.routers = Records(store, keys.ROUTERS, RouterState)
+
+    async def app(self, name: str) -> Stored[App]:
+        """The registration; raises ``AppNotFound``."""
+        stored = await self.apps.get(name)
+        if stored is None:
+            raise AppNotFound(name)
+        return stored
+
+    async def scene(self, name: str) -> Scene:
+        """All of one app; raises ``AppNotFound``."""
+        app, operation, holder, desired = await asyncio.gather(
+            self.app(name), self.operations.get(name), self.holders.get(name), self.desired.list(name)
+        )
+        status, endpoints = await asyncio.gather(self.status.list(name), self.endpoints.list(name))
+        return Scene(
+            app,
+            operation,
+            holder,
+            {stored.value.proc: stored for stored in desired},
+            {stored.value.proc: stored.value for stored in status},
+            {stored.value.proc: stored.value for stored in endpoints},
+        )
+
+    async def release(self, app: str, number: int) -> Release:
+        """One kept release; raises ``NotFound`` (code ``release_not_found``)."""
+        stored = await self.releases.get(app, number)
+        if stored is None:
+            raise NotFound(
+                f"app {app!r} has no release {number}",
+                why="it never existed, or is no longer kept",
+                next=f"see the releases that are kept: lain history {app}",
+                code="release_not_found",
+            )
+        return stored.value
+
+    async def cluster_config(self) -> Stored[ClusterConfig]:
+        """``config/cluster``; raises ``NotFound`` when bootstrap has not been done."""
+        stored = await self.cluster.get(CLUSTER)
+        if stored is None:
+            raise NotFound(
+                "this cluster has no configuration yet",
+                why="config/cluster is absent",
+                next="bootstrap it: lain local up, or lainctl bootstrap",
+                code="not_bootstrapped",
+            )
+        return stored
+
+    async def claims_on(self, hosts: Iterable[str]) -> Claims:
+        """Who claims these hosts, and which of their paths."""
+        names = sorted(set(hosts))
+        owners, routes = await asyncio.gather(
+            asyncio.gather(*(self.hosts.get(host) for host in names)),
+            asyncio.gather(*(self.routes.list(host) for host in names)),
+        )
+        return Claims(
+            {stored.value.host: stored for stored in owners if stored is not None},
+            {(each.value.host, each.value.path): each for listed in routes for each in listed},
+        )
+
+    async def all_claims(self) -> Claims:
+        """Every claim there is."""
+        hosts, routes = await asyncio.gather(self.hosts.list(), self.routes.list())
+        return Claims(
+            {stored.value.host: stored for stored in hosts},
+            {(stored.value.host, stored.value.path): stored for stored in routes},
+        )
