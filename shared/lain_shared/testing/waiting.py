@@ -5,20 +5,28 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar, overload
 
 from lain_shared.errors import LainError
 
 T = TypeVar("T")
 
 
+@overload
 async def eventually(
-    predicate: Callable[[], T | Awaitable[T]],
+    predicate: Callable[[], Awaitable[T]],
     timeout_seconds: float = 10.0,
     what: str = "",
     *,
     interval_seconds: float = 0.01,
-) -> T:
+) -> T: ...
+@overload
+async def eventually(
+    predicate: Callable[[], T], timeout_seconds: float = 10.0, what: str = "", *, interval_seconds: float = 0.01
+) -> T: ...
+async def eventually(
+    predicate: Callable[[], Any], timeout_seconds: float = 10.0, what: str = "", *, interval_seconds: float = 0.01
+) -> Any:
     """The first true value of ``predicate`` (sync or async), asked every ``interval_seconds``.
 
     An ``AssertionError`` or ``LainError`` counts as "not yet". After ``timeout_seconds`` raises ``AssertionError`` that says ``what``
@@ -31,7 +39,7 @@ async def eventually(
         cause: Exception | None = None
         try:
             answer = predicate()
-            value: T = await answer if inspect.isawaitable(answer) else answer
+            value = await answer if inspect.isawaitable(answer) else answer
         except (AssertionError, LainError) as error:
             seen, cause = error, error
         else:

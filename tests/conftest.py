@@ -1,0 +1,6 @@
+"""The plugins of the suite, one a part; and the rule that no test leaves a task or a process behind (``fixtures/leaks.py``)."""
+
+pytest_plugins = [
+    "tests.fixtures.leaks",
+    "tests.fixtures.etcd",
+]
