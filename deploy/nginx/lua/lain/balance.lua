@@ -1,0 +1,136 @@
+-- The balancer phase: which address gets the request. Round robin over ready ones; suspects only after all others; those that refused a
+-- connection lately only when all look bad (fail open). It asks for the newest table again: between the access phase and now a body may have
+-- been read for minutes, and nothing new may go to a draining address.
+local balancer = require "ngx.balancer"
+local tables = require "lain.tables"
+local track = require "lain.track"
+
+local M = {}
+local current = tables.current
+local set_current_peer, set_more_tries = balancer.set_current_peer, balancer.set_more_tries
+local get_last_failure, set_timeouts = balancer.get_last_failure, balancer.set_timeouts
+local enter, leave = track.enter, track.leave
+local match = string.match
+local MAX_TRIES = 5
+
+local function usable(backend, tried, ejected, now)
+  return not (tried and tried[backend.peer]) and not (ejected and (ejected[backend.peer] or 0) > now)
+end
+
+local function pick(list, turn, tried, ejected, now)
+  local size = #list
+  if size == 0 then
+    return nil
+  end
+  local at = turn.at
+  for step = 1, size do
+    local index = (at + step - 1) % size + 1
+    local backend = list[index]
+    if usable(backend, tried, ejected, now) then
+      turn.at = index
+      return backend
+    end
+  end
+end
+
+local function choose(proc, tried)
+  local ejected = tables.ejected
+  local now = ejected and ngx.now()
+  local turn = proc.turn
+  return pick(proc.ready, turn, tried, ejected, now)
+    or pick(proc.suspect, turn, tried, ejected, now)
+    or (ejected and (pick(proc.ready, turn, tried) or pick(proc.suspect, turn, tried)))
+end
+
+local function sticky(proc, ctx, tried)
+  local wanted = ngx.var["cookie_" .. proc.sticky]
+  local ejected = tables.ejected
+  if wanted then
+    for _, backend in ipairs(proc.ready) do
+      if backend.cookie == wanted and usable(backend, tried, ejected, ejected and ngx.now()) then
+        return backend
+      end
+    end
+  end
+  local backend = choose(proc, tried)
+  if backend then
+    local secure = ngx.var.lain_proto == "https" and "; Secure" or ""
+    ngx.var.lain_cookie = proc.sticky .. "=" .. backend.cookie .. "; Path=" .. ctx.path .. "; HttpOnly; SameSite=Lax" .. secure
+  end
+  return backend
+end
+
+-- Whether the last attempt failed before a connection stood.
+local function refused()
+  local last = match(ngx.var.upstream_connect_time or "", "([^%s,:]+)%s*$")
+  return last == "-"
+end
+
+-- Account for the attempt that failed; the backend to fall back on when no other is usable, or false when nobody else may be asked.
+local function judge(ctx)
+  local _, status = get_last_failure()
+  local backend = ctx.backend
+  leave(backend.track)
+  ctx.backend = nil
+  ctx.tried = ctx.tried or {}
+  ctx.tried[backend.peer] = true
+  if refused() then
+    tables.eject(backend.peer)
+    return nil
+  elseif status == 504 or ctx.broken then
+    ngx.var.lain_failure = status == 504 and "timeout" or "all_failed" -- a request that breaks its backend must not visit them all
+    return false
+  end
+  ctx.broken = true
+  return backend -- most likely an idle connection that its backend closed just now: a new one may do
+end
+
+function M.balance()
+  local ctx = ngx.ctx
+  local proc = current().procs[ctx.proc.key]
+  local first, fallback = not ctx.backend, nil
+  if not first then
+    fallback = judge(ctx)
+    if fallback == false then
+      return ngx.exit(ngx.ERROR)
+    end
+  end
+  local backend
+  if proc then
+    backend = proc.sticky and sticky(proc, ctx, ctx.tried) or choose(proc, ctx.tried) or fallback
+  end
+  if not backend then
+    ngx.var.lain_failure = first and "no_instances" or "all_failed"
+    return ngx.exit(ngx.ERROR)
+  end
+  if first then
+    local others = #proc.ready + #proc.suspect - 1
+    if others > 0 then
+      set_more_tries(others < MAX_TRIES and others or MAX_TRIES - 1)
+    end
+  end
+  if proc.read_timeout then
+    set_timeouts(nil, nil, proc.read_timeout)
+  end
+  ctx.backend = backend
+  enter(backend.track)
+  local ok, why = set_current_peer(backend.address, backend.port)
+  if not ok then
+    leave(backend.track)
+    ctx.backend = nil
+    ngx.var.lain_failure = "all_failed"
+    ngx.log(ngx.ERR, "cannot use backend ", backend.peer, ": ", why)
+    return ngx.exit(ngx.ERROR)
+  end
+end
+
+-- The log phase, of every request that reached the balancer: it is in flight no more.
+function M.done()
+  local ctx = ngx.ctx
+  local backend = ctx.backend
+  if backend then
+    leave(backend.track)
+  end
+end
+
+return M

@@ -1,0 +1,348 @@
+-- The table nginx routes by: JSON lines, written by the watcher, held as text in a shared dict and decoded once in every worker.
+--
+-- A request asks `current()`: one look at a sequence number in shared memory; only when that moved does the worker read the text
+-- again, and then it decodes only the lines it has not seen. A worker that has the table says so (`workers` dict): that is the
+-- acknowledgement. Because a worker runs one thing at a time, once it said so no request of it can still choose by an older table.
+local cjson = require "cjson.safe"
+local ffi = require "ffi"
+
+local M = { ejected = nil }
+
+local LOOK_SECONDS = 0.025 -- how soon an idle worker notices a new table
+local EJECT_SECONDS = 10
+local MEMO_LIMIT = 10000
+
+local meta = ngx.shared.lain_meta -- seq, version, boot_id
+local texts = ngx.shared.lain_table -- two slots, written in turn: a full dict never costs us the table in force
+local workers = ngx.shared.lain_workers -- pid -> "version revision"
+local ejections = ngx.shared.lain_ejected -- "address:port" -> when it ends
+
+local sub, find, lower, match, gsub = string.sub, string.find, string.lower, string.match, string.gsub
+
+ffi.cdef [[int kill(int pid, int sig);]]
+
+local live -- the table in force in this worker
+local fresh -- a table this worker published itself: already decoded
+local seq_seen
+local turns = {} -- proc key -> its round robin, which outlives a swap
+local pid_text = "0"
+
+local function unusable(number, why)
+  return nil, "line " .. number .. ": " .. why
+end
+
+local function backends(proc, addresses)
+  local list = {}
+  for i, address in ipairs(addresses) do
+    local peer = address .. ":" .. proc.port
+    list[i] = {
+      address = address,
+      port = proc.port,
+      peer = peer,
+      track = pid_text .. " " .. address,
+      cookie = string.format("%08x", ngx.crc32_long(proc.key .. " " .. peer)),
+    }
+  end
+  return list
+end
+
+local function read_proc(line)
+  local app, name = line.proc[1], line.proc[2]
+  local proc = { key = app .. "/" .. name, app = app, name = name, port = line.port, routes = line.routes }
+  proc.ready = backends(proc, line.ready)
+  proc.suspect = backends(proc, line.suspect)
+  local options = line.options or {}
+  proc.read_timeout = options.read_timeout_seconds
+  proc.max_body = options.max_body_bytes
+  proc.buffering = options.buffering
+  proc.sticky = options.sticky and ("lain_" .. string.format("%08x", ngx.crc32_long(proc.key))) or nil
+  for _, route in ipairs(proc.routes) do
+    route.proc = proc
+    route.strip = route.path ~= "/" and #route.path or 0
+  end
+  return proc
+end
+
+local readers = {
+  header = function(line)
+    return line
+  end,
+  proc = read_proc,
+  certificate = function(line)
+    return line
+  end,
+}
+
+local function read_line(text)
+  local line, why = cjson.decode(text)
+  if type(line) ~= "table" then
+    return nil, why or "not an object"
+  end
+  local kind = line.lain_table and "header" or line.proc and "proc" or line.certificate and "certificate"
+  if not kind then
+    return nil, "neither header, proc nor certificate"
+  end
+  local ok, record = pcall(readers[kind], line)
+  if not ok then
+    return nil, record
+  end
+  return { kind = kind, record = record }
+end
+
+local function add_routes(index, proc)
+  for _, route in ipairs(proc.routes) do
+    local site = index.sites[route.host]
+    if not site then
+      site = { host = route.host }
+      index.sites[route.host] = site
+    end
+    if route.strip == 0 then
+      site.root = site.root or route
+    else
+      site.paths = site.paths or {}
+      site.paths[route.path] = site.paths[route.path] or route
+    end
+  end
+end
+
+-- The decoded table, or nil and why it cannot be used. `before` lends the lines that did not change.
+local function decode(text, before)
+  local index = { lines = {}, sites = {}, procs = {}, certificates = {}, memo = {}, memoized = 0 }
+  local known = before and before.lines or {}
+  local number, from, size = 0, 1, #text
+  while from <= size do
+    local to = find(text, "\n", from, true) or size + 1
+    local piece = sub(text, from, to - 1)
+    from = to + 1
+    number = number + 1
+    local line, why = known[piece], nil
+    if not line then
+      line, why = read_line(piece)
+      if not line then
+        return unusable(number, why)
+      end
+    end
+    index.lines[piece] = line
+    local record = line.record
+    if line.kind == "header" then
+      if number ~= 1 or record.lain_table ~= 1 then
+        return unusable(number, "not a header this nginx can read")
+      end
+      index.header, index.version, index.revision = record, record.version, record.revision
+    elseif line.kind == "proc" then
+      local turn = turns[record.key]
+      if not turn then
+        turn = { at = math.random(0, 1023) }
+        turns[record.key] = turn
+      end
+      record.turn = turn
+      index.procs[record.key] = record
+      add_routes(index, record)
+    else
+      index.certificates[record.certificate] = record
+    end
+  end
+  if not index.header then
+    return nil, "the table is empty"
+  end
+  if index.header.lines ~= number then
+    return nil, "the table is cut: " .. number .. " of " .. tostring(index.header.lines) .. " lines"
+  end
+  return index
+end
+
+local function wildcard(name)
+  local dot = find(name, ".", 1, true)
+  return dot and "*" .. sub(name, dot) or nil
+end
+
+-- The certificate for a server name: exact, else the wildcard of one label.
+function M.certificate(index, name)
+  local exact = index.certificates[name]
+  if exact then
+    return exact
+  end
+  local pattern = wildcard(name)
+  return pattern and index.certificates[pattern]
+end
+
+function M.has_host(index, name)
+  local pattern = wildcard(name)
+  return index.sites[name] ~= nil or (pattern ~= nil and index.sites[pattern] ~= nil)
+end
+
+local function is_internal(index, name)
+  for _, domain in ipairs(index.header.domains or {}) do
+    if name == domain or sub(name, -#domain - 1) == "." .. domain then
+      return true
+    end
+  end
+  return false
+end
+
+-- What a Host header leads to: {root, paths, tls, internal}, or nil. Answers are remembered by the raw header.
+function M.site(index, raw)
+  local name = gsub(gsub(lower(raw), ":%d*$", ""), "%.$", "")
+  local pattern = wildcard(name)
+  local site = index.sites[name] or (pattern and index.sites[pattern])
+  if not site then
+    return nil
+  end
+  local found = {
+    name = name,
+    root = site.root,
+    paths = site.paths,
+    tls = M.certificate(index, name) ~= nil,
+    internal = is_internal(index, name),
+  }
+  if index.memoized >= MEMO_LIMIT then
+    index.memo, index.memoized = {}, 0
+  end
+  index.memo[raw], index.memoized = found, index.memoized + 1
+  return found
+end
+
+local function acknowledge()
+  if live and pid_text ~= "0" then
+    workers:set(pid_text, live.version .. " " .. live.revision)
+  end
+end
+
+local function read_ejections()
+  local now, found = ngx.now(), nil
+  for _, peer in ipairs(ejections:get_keys(0)) do
+    local ends = ejections:get(peer)
+    if ends and ends > now then
+      found = found or {}
+      found[peer] = ends
+    end
+  end
+  M.ejected = found
+end
+
+local function refresh(seq)
+  read_ejections()
+  local version = meta:get("version")
+  if version and (not live or live.version ~= version) then
+    local index, why = fresh, nil
+    if not index or index.version ~= version then
+      index, why = decode(texts:get(meta:get("slot")) or "", live)
+    end
+    fresh = nil
+    if not index then
+      ngx.log(ngx.ERR, "the table in shared memory is unusable: ", why) -- keep the last good one, acknowledge nothing
+      return
+    end
+    live = index
+    for key in pairs(turns) do
+      if not index.procs[key] then
+        turns[key] = nil
+      end
+    end
+  end
+  seq_seen = seq
+  acknowledge()
+end
+
+-- The table in force, never older than the newest one published before this call; nil before the first.
+function M.current()
+  local seq = meta:get("seq")
+  if seq ~= seq_seen then
+    refresh(seq)
+  end
+  return live
+end
+
+-- Make `text` the table of all workers. Returns its version and revision, or nil and why it was refused (nothing changed then).
+function M.publish(text)
+  local index, why = decode(text, M.current())
+  if not index then
+    return nil, why
+  end
+  local target = meta:get("slot") == "text0" and "text1" or "text0"
+  local ok, err = texts:safe_set(target, text)
+  if not ok then
+    return nil, "no room for the table: " .. err
+  end
+  fresh = index
+  meta:set("slot", target)
+  meta:set("version", index.version)
+  meta:incr("seq", 1, 0)
+  return index.version, index.revision
+end
+
+-- A connection to `peer` failed: no worker sends it anything for a while, unless all others look bad too.
+function M.eject(peer)
+  if M.ejected and (M.ejected[peer] or 0) > ngx.now() then
+    return
+  end
+  ejections:set(peer, ngx.now() + EJECT_SECONDS, EJECT_SECONDS)
+  meta:incr("seq", 1, 0)
+  ngx.log(ngx.WARN, "backend ", peer, " refuses connections: out of rotation for ", EJECT_SECONDS, " s")
+end
+
+function M.ejections()
+  read_ejections()
+  return M.ejected or {}
+end
+
+local function is_alive(pid)
+  return ffi.C.kill(tonumber(pid), 0) == 0
+end
+
+-- Every worker that takes requests: pid -> {version, revision}.
+function M.workers()
+  local found = {}
+  for _, pid in ipairs(workers:get_keys(0)) do
+    local text = workers:get(pid)
+    if text and is_alive(pid) then
+      local version, revision = match(text, "^(%S+) (%d+)$")
+      found[pid] = { version = version, revision = tonumber(revision) }
+    elseif text then
+      workers:delete(pid)
+    end
+  end
+  return found
+end
+
+function M.pid()
+  return pid_text
+end
+
+-- In the master, before it forks: the last table the watcher left on disk. A reload keeps what shared memory has.
+function M.load(path)
+  if meta:get("boot_id") then
+    return
+  end
+  local source = assert(io.open("/proc/sys/kernel/random/uuid"))
+  meta:set("boot_id", match(source:read("*a"), "%S+"))
+  source:close()
+  local file = io.open(path, "rb")
+  if not file then
+    ngx.log(ngx.NOTICE, "there is no table yet at ", path)
+    return
+  end
+  local text = file:read("*a")
+  file:close()
+  local version, why = M.publish(text)
+  if not version then
+    ngx.log(ngx.ERR, "the table at ", path, " is unusable: ", why)
+  end
+end
+
+-- In each worker: know the table before the first request, and notice a new one though no request comes.
+function M.start_worker()
+  pid_text = tostring(ngx.worker.pid())
+  math.randomseed(ngx.worker.pid() + ngx.now() * 1000)
+  live, fresh, seq_seen, turns = nil, nil, nil, {} -- what the master decoded carries the master's pid
+  M.current()
+  assert(ngx.timer.every(LOOK_SECONDS, function(premature)
+    if premature then
+      workers:delete(pid_text) -- this worker takes no more requests
+    else
+      M.current()
+    end
+  end))
+end
+
+return M
