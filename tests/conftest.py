@@ -3,4 +3,5 @@
 pytest_plugins = [
     "tests.fixtures.leaks",
     "tests.fixtures.etcd",
+    "tests.fixtures.docker",
 ]
