@@ -1,0 +1,1 @@
+"""The commands, one module a noun: parse, one call, render. What they do is elsewhere."""
