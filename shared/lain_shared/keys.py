@@ -14,7 +14,14 @@ ROOT = "/lain/"
 SAFE = "-_.~@*:"
 
 CONSOLE, DEPLOYD, AGENT, NETWORKD, WATCHER, LAINLET = "console", "deployd", "agent", "networkd", "watcher", "lainlet"
-SSO, LVAULT, REGISTRY_AUTH, BACKUPD, REBELLION, LIBANA = "sso", "lvault", "registry-auth", "backupd", "rebellion", "libana"
+SSO, LVAULT, REGISTRY_AUTH, BACKUPD, REBELLION, LIBANA = (
+    "sso",
+    "lvault",
+    "registry-auth",
+    "backupd",
+    "rebellion",
+    "libana",
+)
 EVERYONE = (CONSOLE, DEPLOYD, AGENT, NETWORKD, WATCHER, LAINLET, SSO, LVAULT, REGISTRY_AUTH, BACKUPD, REBELLION, LIBANA)
 DAEMONS = (CONSOLE, DEPLOYD, AGENT, WATCHER)
 """The daemons that exist; the others' families are reserved, and get no etcd user until their daemon is there."""
@@ -76,10 +83,18 @@ APPS = Family("apps", ("app",), (CONSOLE,), EVERYONE, "registration, owner, curr
 RELEASES = Family("releases", ("app", "release"), (CONSOLE,), (CONSOLE, DEPLOYD, BACKUPD), "one immutable release")
 HISTORY = Family("history", ("app", "operation"), (CONSOLE,), (CONSOLE,), "ended operations, with their evidence")
 OPERATIONS = Family("operations", ("app",), (CONSOLE,), (CONSOLE, DEPLOYD), "the running operation")
-OPERATION_HOLDERS = Family("operation-holders", ("app",), (CONSOLE,), (CONSOLE,), "which console drives it", leased=True)
+OPERATION_HOLDERS = Family(
+    "operation-holders", ("app",), (CONSOLE,), (CONSOLE,), "which console drives it", leased=True
+)
 DESIRED = Family("desired", ("app", "proc"), (CONSOLE,), (CONSOLE, DEPLOYD, BACKUPD), "what should run")
 PORTS = Family("ports", ("proto", "port"), (CONSOLE,), (CONSOLE, DEPLOYD, WATCHER), "claims on stream ports")
-HOSTS = Family("hosts", ("host",), (CONSOLE,), (CONSOLE, DEPLOYD, WATCHER), "owner of a host name, and who else may claim paths on it")
+HOSTS = Family(
+    "hosts",
+    ("host",),
+    (CONSOLE,),
+    (CONSOLE, DEPLOYD, WATCHER),
+    "owner of a host name, and who else may claim paths on it",
+)
 ROUTES = Family("routes", ("host", "path"), (CONSOLE,), (CONSOLE, DEPLOYD, WATCHER), "claims on a path of a host")
 NODES = Family("nodes", ("node",), (DEPLOYD,), EVERYONE, "address, labels, cordon")
 DRAINS = Family("drains", ("node",), (DEPLOYD,), (DEPLOYD, CONSOLE), "a node drain in progress")
@@ -87,7 +102,9 @@ SWITCHES = Family("switches", ("name",), (DEPLOYD,), (DEPLOYD, CONSOLE), "readon
 ALIVE = Family("alive", ("node",), (AGENT,), EVERYONE, "presence of a node's agent", per_node=True, leased=True)
 NODES_STATE = Family("nodes-state", ("node",), (AGENT,), EVERYONE, "capacity, versions, disk", per_node=True)
 OBSERVED = Family("observed", ("node", "pod"), (AGENT,), EVERYONE, "what runs, as its node saw it", per_node=True)
-LEADER = Family("leader", ("service",), (DEPLOYD, BACKUPD), EVERYONE, "which replica leads; fences its writes", leased=True)
+LEADER = Family(
+    "leader", ("service",), (DEPLOYD, BACKUPD), EVERYONE, "which replica leads; fences its writes", leased=True
+)
 SINGLETON_HOLDERS = Family(
     "singleton-holders", ("app", "proc"), (AGENT,), EVERYONE, "which node may let a singleton speak", leased=True
 )
@@ -99,7 +116,9 @@ ROUTERS = Family("routers", ("router",), (WATCHER,), EVERYONE, "what a router ha
 BLOCKS = Family("blocks", ("block",), (AGENT,), EVERYONE, "the address block of a node (create-if-absent)")
 NETWORK_STATE = Family("network-state", ("node",), (NETWORKD,), EVERYONE, "applied revision, self-test", per_node=True)
 VIPS = Family("vips", ("address",), (NETWORKD,), EVERYONE, "virtual addresses")
-VIP_HOLDERS = Family("vip-holders", ("address",), (NETWORKD,), EVERYONE, "who answers for a virtual address", leased=True)
+VIP_HOLDERS = Family(
+    "vip-holders", ("address",), (NETWORKD,), EVERYONE, "who answers for a virtual address", leased=True
+)
 SECRETS = Family("secrets", ("app", "name"), (LVAULT,), (LVAULT,), "encrypted configuration")
 SEALED = Family("sealed", ("node", "pod"), (LVAULT,), (LVAULT, AGENT), "secrets sealed to one node")
 SSO_DATA = Family("sso", ("kind", "id"), (SSO,), (SSO,), "people and clients")
@@ -120,15 +139,21 @@ def family_of(key: str) -> Family:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One permission of an etcd role on every key that starts with ``prefix``."""
+    """One permission of an etcd role: on every key that starts with ``prefix``, or (``exact``) on that one key only."""
 
     prefix: str
     write: bool
+    exact: bool = False
 
 
 def user_of(daemon: str, node: str | None = None) -> str:
     """The etcd user (= the certificate's common name) of a daemon; each node's agent is a user of its own."""
     return f"{daemon}@{node}" if node is not None else daemon
+
+
+def is_per_node(daemon: str) -> bool:
+    """True for daemons that run on every node, each as a user of its own: they write families whose first part is their node."""
+    return any(family.per_node and daemon in family.writers for family in FAMILIES)
 
 
 def grants(daemon: str, node: str | None = None) -> tuple[Grant, ...]:
@@ -139,11 +164,14 @@ def grants(daemon: str, node: str | None = None) -> tuple[Grant, ...]:
             found.append(Grant(family.prefix, write=False))
         if daemon not in family.writers:
             continue
-        if family.per_node:
-            if node is not None:
-                found.append(Grant(family.under(node), write=True))
-        elif family is LEADER or family is AUDIT:
-            found.append(Grant(f"{family.prefix}{daemon}", write=True))
+        if family.per_node or family is LEADER or family is AUDIT:
+            own = node if family.per_node else daemon
+            if own is None:
+                continue
+            if len(family.parts) == 1:
+                found.append(Grant(family.key(own), write=True, exact=True))
+            else:
+                found.append(Grant(family.under(own), write=True))
         else:
             found.append(Grant(family.prefix, write=True))
     return tuple(found)
