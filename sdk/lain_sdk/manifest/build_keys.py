@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
+from typing import Any
 
 from lain_sdk.manifest.parts import Build, CopyItem, Prepare, ReleaseSection, TestSection
 from lain_sdk.manifest.reading import Found, Key, Kind, Section, Spot
@@ -114,6 +115,8 @@ ARGS = Key(
     shown="none",
     only="with `dockerfile`",
 )
+_FROM_BASE: tuple[Key[Any, Any], ...] = (BASE, SCRIPT, BUILD_ARG, BUILD_VOLUMES, PREPARE_KEY)
+_FROM_DOCKERFILE: tuple[Key[Any, Any], ...] = (CONTEXT, TARGET, ARGS)
 BUILD = Section(
     "build",
     (BASE, SCRIPT, BUILD_ARG, BUILD_VOLUMES, PREPARE_KEY, DOCKERFILE, CONTEXT, TARGET, ARGS),
@@ -126,7 +129,7 @@ def read_build(spot: Spot) -> Build | None:
     if found is None:
         return None
     if found.has(DOCKERFILE):
-        for key in (BASE, SCRIPT, BUILD_ARG, BUILD_VOLUMES, PREPARE_KEY):
+        for key in _FROM_BASE:
             if found.has(key):
                 found.where(key).refuse(
                     f"{key.name} does not go with dockerfile",
@@ -142,7 +145,7 @@ def read_build(spot: Spot) -> Build | None:
                 allowed=BASE.kind.allowed,
                 fix="add base: an image, or dockerfile: a path",
             )
-        for key in (CONTEXT, TARGET, ARGS):
+        for key in _FROM_DOCKERFILE:
             if found.has(key):
                 found.where(key).refuse(
                     f"{key.name} goes only with dockerfile",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lain_sdk.manifest import build_keys, proc_keys, procs, routes
 from lain_sdk.manifest.faults import Faults
@@ -277,7 +277,9 @@ def _consumption(manifest: Manifest, found: Found) -> None:
             "a resource may use services, not resources", code="conflict", fix="remove use_resources"
         )
     givers: dict[str, str] = {}
-    used = [(app, services, USE_SERVICES) for app, services in manifest.use_services.items()]
+    used: list[tuple[str, tuple[str, ...], Key[Any, Any]]] = [
+        (app, services, USE_SERVICES) for app, services in manifest.use_services.items()
+    ]
     used += [(app, use.services, USE_RESOURCES) for app, use in manifest.use_resources.items()]
     for app, services, key in used:
         for service in services:

@@ -15,7 +15,7 @@ _STREAM = re.compile(r"(?P<source>[0-9]+)(?::(?P<target>[0-9]+))?(?:/(?P<proto>[
 PROTOCOLS = ("tcp", "udp")
 STREAM_FIRST, STREAM_LAST = 9500, 10000
 _PORT_ALLOWED = "a port 1 to 65535, `80:tcp`, `{80: ['type:tcp']}`, or a list of these; types: tcp, udp"
-_STREAM_ALLOWED = f"`source[:target][/tcp|udp]`: source {STREAM_FIRST} to {STREAM_LAST}, target 1 to 65535; a map (value null or a map), a list, or one"
+_STREAM_ALLOWED = f"`source[:target][/tcp|udp]`: source {STREAM_FIRST} to {STREAM_LAST}, target 1 to 65535; in a map, a list, or alone"
 
 
 def _number(spot: Spot, digits: str, least: int, most: int) -> int | None:

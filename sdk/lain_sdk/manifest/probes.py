@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from lain_sdk.manifest.parts import MIB, ContainerHealthcheck
 from lain_sdk.manifest.reading import Key, Kind, Section, Spot
@@ -70,16 +71,21 @@ def _read_probe(spot: Spot) -> Probe | None:
     if words is not None and not words:
         found.where(PROBE_EXEC).refuse("the command is empty", allowed=command.allowed)
         return None
-    timing = {
-        "interval_seconds": PROBE_INTERVAL.of(found),
-        "timeout_seconds": PROBE_TIMEOUT.of(found),
-    }
-    counts = {"failures": PROBE_FAILURES.of(found), "successes": PROBE_SUCCESSES.of(found)}
     if http is not None:
-        return Probe(ProbeKind.HTTP, port=http.port, path=http.path, **timing, **counts)
-    if tcp is not None:
-        return Probe(ProbeKind.TCP, port=tcp, **timing, **counts)
-    return None if words is None else Probe(ProbeKind.EXEC, command=words, **timing, **counts)
+        probe = http
+    elif tcp is not None:
+        probe = Probe(ProbeKind.TCP, port=tcp)
+    elif words is not None:
+        probe = Probe(ProbeKind.EXEC, command=words)
+    else:
+        return None
+    return replace(
+        probe,
+        interval_seconds=PROBE_INTERVAL.of(found),
+        timeout_seconds=PROBE_TIMEOUT.of(found),
+        failures=PROBE_FAILURES.of(found),
+        successes=PROBE_SUCCESSES.of(found),
+    )
 
 
 probe: Kind[Probe] = Kind("a map with one of http, tcp, exec", _read_probe)

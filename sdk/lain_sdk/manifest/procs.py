@@ -1,4 +1,4 @@
-"""Proc sections to ``Proc``s: which keys name a proc, ``service.X`` as two procs, defaults that depend on each other, and contradictions."""
+"""Proc sections to ``Proc``s: which keys name a proc, ``service.X`` as two of them, dependent defaults, and contradictions."""
 
 from __future__ import annotations
 

@@ -90,7 +90,8 @@ class Key(Generic[T, D]):
 
     def of(self, found: Found) -> T | D:
         """The value read, or the default."""
-        return found.values[self.name] if self.name in found.values else self.default
+        value: T | D = found.values.get(self.name, self.default)
+        return value
 
 
 @dataclass(frozen=True, slots=True)

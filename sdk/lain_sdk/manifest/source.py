@@ -104,8 +104,8 @@ def parse(text: str | bytes, faults: Faults) -> Node | None:
     except _Stop:
         return None
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        line, column = (mark.line + 1, mark.column + 1) if mark is not None else (0, 0)
+        mark = error.problem_mark if error.problem_mark is not None else error.context_mark
+        line, column = getattr(mark, "line", -1) + 1, getattr(mark, "column", -1) + 1
         problem = " ".join(part for part in (error.context, error.problem) if part) or "it is not YAML"
         faults.add(line, column, (), "yaml", f"not readable as YAML: {shorten(problem, 200)}", fix=_yaml_fix(problem))
     except yaml.YAMLError as error:
@@ -171,7 +171,8 @@ class _Composer:
         root: Node | None = None
         documents = 0
         for event in _events(text):
-            line, column = event.start_mark.line + 1, event.start_mark.column + 1
+            mark = event.start_mark
+            line, column = (0, 0) if mark is None else (mark.line + 1, mark.column + 1)
             if isinstance(event, yaml.DocumentStartEvent):
                 documents += 1
                 if documents > 1:
@@ -194,7 +195,7 @@ class _Composer:
         if isinstance(event, yaml.ScalarEvent):
             return self._remember(event.anchor, self._scalar(event, line, column))
         if isinstance(event, yaml.AliasEvent):
-            return self._alias(event.anchor, line, column)
+            return self._alias(event.anchor or "", line, column)
         if isinstance(event, yaml.SequenceStartEvent | yaml.MappingStartEvent):
             shape = Shape.MAP if isinstance(event, yaml.MappingStartEvent) else Shape.LIST
             self._check_tag(event.tag, line, column)

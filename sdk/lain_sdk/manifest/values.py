@@ -115,7 +115,7 @@ def whole(least: int, most: int, unit: str = "") -> Kind[int]:
                 "a leading zero means octal to some YAML readers and nothing to others",
                 code="ambiguous",
                 allowed=allowed,
-                fix=f"write {int(node.text) if len(node.text) < 20 else 'the number'} without it",
+                fix="write it without the leading zero",
             )
             return None
         if isinstance(value, bool) or not isinstance(value, int):
