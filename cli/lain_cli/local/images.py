@@ -97,6 +97,7 @@ PLATFORM: tuple[Image, ...] = (
     ),
 )
 """What runs on a node. Loaded into each."""
+TOOLS = PLATFORM[-1]
 NODE = Image(
     "node",
     "deploy/images/node/Dockerfile",
