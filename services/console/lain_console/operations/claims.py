@@ -6,7 +6,7 @@ paths on it. A path of a host belongs to one proc of one app.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from lain_console.state import Claims
@@ -51,8 +51,11 @@ def clashes(procs: Iterable[Desired]) -> tuple[Problem, ...]:
     return tuple(found)
 
 
-def plan_claims(app: str, procs: Iterable[Desired], claims: Claims) -> ClaimPlan:
-    """What ``app`` must claim so that ``procs`` may have their routes. ``claims`` holds all there is on the hosts concerned."""
+def plan_claims(app: str, procs: Iterable[Desired], claims: Claims, defaults: Collection[str] = ()) -> ClaimPlan:
+    """What ``app`` must claim so that ``procs`` may have their routes. ``claims`` holds all there is on the hosts concerned.
+
+    ``defaults``: the app's default hosts, which stay its own as long as it is registered.
+    """
     procs = tuple(procs)
     refusals = list(clashes(procs))
     expectations: list[Expectation] = []
@@ -63,7 +66,8 @@ def plan_claims(app: str, procs: Iterable[Desired], claims: Claims) -> ClaimPlan
         stored = claims.hosts.get(host)
         if stored is None:
             expectations.append(ModRevision(key, ABSENT))
-            writes.append(Put(key, encode(HostClaim(host, app), keys.HOSTS.version)))
+            claim = HostClaim(host, app, default=host in defaults)
+            writes.append(Put(key, encode(claim, keys.HOSTS.version)))
             continue
         expectations.append(ModRevision(key, stored.entry.mod_revision))
         if stored.value.owner != app and app not in stored.value.guests:

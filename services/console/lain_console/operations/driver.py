@@ -1,0 +1,197 @@
+"""Driving operations: take those nobody holds, make the next step of those we hold, one fenced transaction at a time.
+
+A pass reads everything afresh and decides purely (``advance``); every write expects the holder key that is ours, by its create revision,
+and the operation as it was read. So a console that was replaced, frozen or cut off writes nothing any more, whatever it believes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+import structlog
+
+from lain_console.metrics import Metrics
+from lain_console.operations.advance import Move, View, Wait, advance
+from lain_console.state import AppNotFound, Claims, Scene, State
+from lain_shared import keys
+from lain_shared.errors import Conflict, LainError, LeaseLost, Uncertain
+from lain_shared.lease import LeaseKeeper
+from lain_shared.model.app import Operation, OperationHolder, OperationPhase, Release
+from lain_shared.records import Stored
+from lain_shared.store import ABSENT, CreateRevision, Delete, Expectation, ModRevision, Write
+
+log = structlog.get_logger()
+
+MOVES_A_PASS = 8
+"""Steps of one operation in one pass; then the others have their turn."""
+AWAY_SECONDS = 10.0
+"""A pass later than this after the last good one: we could not look (etcd away, process frozen), so deadlines start anew."""
+HISTORY_KEPT, RELEASES_KEPT = 50, 20
+
+
+class Driver:
+    """One pass of ``one_pass`` looks after every running operation. ``wake`` is called by mirrors and by whoever starts one."""
+
+    def __init__(
+        self,
+        state: State,
+        lease: LeaseKeeper,
+        console: str,
+        metrics: Metrics,
+        *,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._state, self._lease, self._console, self._metrics = state, lease, console, metrics
+        self._now, self._clock = now, clock
+        self._counts_from = 0.0
+        self._last_good: float | None = None
+        self.on_wake: Callable[[], None] = lambda: None
+
+    def wake(self) -> None:
+        self.on_wake()
+
+    def lease_id(self) -> int:
+        """The lease this console holds operations on; raises ``LeaseLost``."""
+        return self._lease.lease_id
+
+    async def one_pass(self) -> float | None:
+        """Look after every operation; returns the seconds after which to look again at the latest."""
+        operations = await self._state.operations.list()
+        self._note_absence()
+        self._metrics.operations.set(len(operations))
+        if not operations:
+            return None
+        again = await asyncio.gather(*(self._look_after(stored.value.app) for stored in operations))
+        return min(again)
+
+    def _note_absence(self) -> None:
+        clock = self._clock()
+        if self._last_good is not None and clock - self._last_good > AWAY_SECONDS:
+            self._counts_from = self._now()
+            log.info("deadlines_restarted", away_seconds=round(clock - self._last_good, 1))
+        self._last_good = clock
+
+    async def _look_after(self, app: str) -> float:
+        """One operation's share of a pass; its failure is its own."""
+        try:
+            for _ in range(MOVES_A_PASS):
+                seconds = await self._step(app)
+                if seconds is not None:
+                    return seconds
+        except Conflict as error:
+            log.debug("operation_moved", app=app, error=error.message)
+            return 0.05
+        except (LeaseLost, Uncertain) as error:
+            log.info("operation_write_unsure", app=app, error=error.message)
+            return 0.5
+        except LainError as error:
+            self._metrics.steps.labels("failed").inc()
+            log.warning("operation_stuck", app=app, code=error.error_code, error=error.message, why=error.why)
+            return 2.0
+        return 0.0
+
+    async def _step(self, app: str) -> float | None:
+        """Make one step; returns None when it did, else how long to wait."""
+        try:
+            scene = await self._state.scene(app)
+        except AppNotFound:
+            return 5.0
+        if scene.operation is None:
+            return 60.0
+        held = await self._hold(scene)
+        if held is None:
+            return 1.0
+        fence, since = held
+        view = await self._view(scene, scene.operation.value, max(self._counts_from, since))
+        match advance(view):
+            case Wait(seconds):
+                return seconds
+            case Move() as move:
+                await self._make(scene, scene.operation, move, fence)
+                return None
+
+    async def _hold(self, scene: Scene) -> tuple[Expectation, float] | None:
+        """The fence of an operation that is ours, and since when; taken when nobody holds it. None when somebody else does."""
+        app, holder = scene.app.value.name, scene.holder
+        if holder is not None:
+            if holder.entry.lease == self._lease.lease_id:
+                return CreateRevision(holder.entry.key, holder.entry.create_revision), holder.value.since
+            return None
+        operation = scene.operation
+        assert operation is not None  # noqa: S101 - asked by the caller
+        key = keys.OPERATION_HOLDERS.key(app)
+        now = self._now()
+        taken = self._state.holders.put_op(OperationHolder(self._console, now), app, lease=self._lease.lease_id)
+        expect = [ModRevision(key, ABSENT), ModRevision(operation.entry.key, operation.entry.mod_revision)]
+        revision = await self._state.store.txn(expect, [taken])
+        self._metrics.takeovers.inc()
+        log.info("operation_taken", app=app, operation=operation.value.id, phase=operation.value.phase.value)
+        return CreateRevision(key, revision), now
+
+    async def _view(self, scene: Scene, operation: Operation, counts_from: float) -> View:
+        release: Release | None = None
+        if operation.release is not None:
+            release = await self._state.release(operation.app, operation.release)
+        releasing = operation.phase is OperationPhase.RELEASING
+        claims = await self._state.all_claims() if releasing else Claims()
+        return View(scene, operation, release, self._now(), counts_from, claims)
+
+    async def _make(self, scene: Scene, stored: Stored[Operation], move: Move, fence: Expectation) -> None:
+        state, app = self._state, stored.value.app
+        expect: list[Expectation] = [fence, ModRevision(stored.entry.key, stored.entry.mod_revision)]
+        writes: list[Write] = [*move.writes]
+        writes.extend(state.desired.put_op(each, app, each.proc) for each in move.put)
+        writes.extend(state.desired.delete_op(app, proc) for proc in move.delete)
+        if move.operation is not None:
+            writes.append(state.operations.put_op(move.operation, app))
+        else:
+            writes.extend([state.operations.delete_op(app), state.holders.delete_op(app)])
+        if move.app is not None:
+            expect.append(ModRevision(scene.app.entry.key, scene.app.entry.mod_revision))
+            writes.append(state.apps.put_op(move.app, app))
+        if move.history is not None:
+            writes.append(state.history.put_op(move.history, app, move.history.id))
+            writes.extend(await self._outdated(scene, move))
+        await state.store.txn(expect, writes)
+        self._metrics.steps.labels("made").inc()
+        self._tell(stored.value, move)
+
+    async def _outdated(self, scene: Scene, move: Move) -> list[Delete]:
+        """Old operations and releases that go with the end of this one; never the current release, its parent or one still running."""
+        app = scene.app.value.name
+        history, releases = await asyncio.gather(
+            self._state.store.list(keys.HISTORY.under(app)), self._state.store.list(keys.RELEASES.under(app))
+        )
+        old_history = [entry.key for entry in history.entries][: -(HISTORY_KEPT - 1)]
+        after = move.app
+        kept = {stored.value.release for stored in scene.desired.values()}
+        kept |= {desired.release for desired in move.put}
+        if after is not None and after.release is not None:
+            current = await self._state.releases.get(app, after.release)
+            kept |= {after.release}
+            if current is not None:
+                kept |= {desired.release for desired in current.value.procs}
+                kept |= {current.value.parent} if current.value.parent is not None else set()
+        keys_kept = {keys.RELEASES.key(app, number) for number in kept}
+        old_releases = [entry.key for entry in releases.entries][:-RELEASES_KEPT]
+        return [Delete(key) for key in (*old_history, *old_releases) if key not in keys_kept]
+
+    def _tell(self, before: Operation, move: Move) -> None:
+        after = move.operation
+        if move.history is not None:
+            record = move.history
+            self._metrics.ended.labels(record.kind.value, record.outcome.value).inc()
+            self._metrics.seconds.labels(record.kind.value).observe(record.ended_at - record.started_at)
+            log.info(
+                "operation_ended", app=record.app, operation=record.id, kind=record.kind.value,
+                outcome=record.outcome.value, who=record.who, release=record.release,
+                failure=record.failure.code if record.failure is not None else None,
+            )  # fmt: skip
+        elif after is not None and after.phase is not before.phase:
+            log.info(
+                "operation_phase_changed", app=after.app, operation=after.id, phase=after.phase.value,
+                failure=after.failure.code if after.failure is not None else None,
+            )  # fmt: skip
