@@ -13,7 +13,7 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -147,6 +147,9 @@ class Room:
         """The higher of the two shares in use, memory and CPU; 1.0 is full."""
         memory = self.used_memory_bytes / self.memory_bytes if self.memory_bytes else 1.0
         return max(memory, self.used_cpu / CPU_LEVELS)
+
+    def copy(self) -> Room:
+        return replace(self, procs=self.procs.copy(), pod_labels=self.pod_labels.copy())
 
     def take(self, app: str, proc: str, template: PodTemplate, *, new: bool = True) -> None:
         self._change(app, proc, template, 1)

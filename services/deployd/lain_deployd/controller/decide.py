@@ -1,0 +1,137 @@
+"""``Decider``: snapshots and a time in, one plan an app out. Plans only the apps that something may have changed for.
+
+It holds what a leader remembers between passes (``view.ProcMemory``, ``presence.NodeMemory``), all of it safe to lose: a new leader
+starts with a new one, which plans every app once and begins its waits afresh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from lain_deployd.controller import presence
+from lain_deployd.controller.actions import Action
+from lain_deployd.controller.plan import AppPlan, plan_app
+from lain_deployd.controller.presence import NodeMemory
+from lain_deployd.controller.view import Cluster, Limits, ProcMemory, Rooms, Routers, earliest
+from lain_deployd.controller.world import Snapshots, World
+from lain_shared import keys
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """App → what to write for it, in order; and when to look again though nothing changed."""
+
+    writes: Mapping[str, tuple[Action, ...]] = field(default_factory=dict)
+    wake_at: float | None = None
+    planned: int = 0
+    """Apps that were looked at."""
+
+
+class Decider:
+    def __init__(self, limits: Limits | None = None) -> None:
+        self.limits = limits or Limits()
+        self.world = World()
+        self.nodes = NodeMemory()
+        self.breaker = ""
+        self._plans: dict[str, AppPlan] = {}
+        self._again: set[str] = set()
+        self._routers_away: dict[str, float] = {}
+        self._all = True
+
+    def again(self, app: str) -> None:
+        """What was decided for this app did not happen: plan it in the next pass whatever changes."""
+        self._again.add(app)
+
+    def replan_all(self) -> None:
+        self._all = True
+
+    def decide(self, snapshots: Snapshots, now: float, grace_until: float = 0.0) -> Decision:
+        """What to write now. Until ``grace_until`` no node newly counts as lost."""
+        world = self.world
+        changed = world.update(snapshots)
+        before, old_breaker = self.nodes, self.breaker
+        self.nodes = presence.look(
+            before,
+            assigned=[node for node, apps in world.apps_on.items() if apps],
+            present=world.present,
+            now=now,
+            grace_until=grace_until,
+            limits=self.limits,
+        )
+        self.breaker = presence.breaker(self.nodes, world.nodes.keys(), world.switch("breaker"), self.limits)
+        cluster = self._cluster(snapshots, now)
+        if self._all or changed.switches or old_breaker != self.breaker:
+            due = set(world.apps) | self._plans.keys()
+        else:
+            touched = changed.nodes | (before.lost ^ self.nodes.lost)
+            due = changed.apps | self._again
+            due.update(app for node in touched for app in world.apps_on.get(node, ()))
+            for app, plan in self._plans.items():
+                late = plan.wake_at is not None and plan.wake_at <= now
+                routers = changed.routers and "routers" in plan.waits
+                room = (changed.room or touched) and "room" in plan.waits
+                if late or routers or room:
+                    due.add(app)
+        self._all = False
+        self._again.clear()
+        writes: dict[str, tuple[Action, ...]] = {}
+        for app in sorted(due):
+            known = self._plans.get(app)
+            memory: Mapping[str, ProcMemory] = known.memory if known is not None else {}
+            view = world.app(app)
+            if not view.procs and not view.frozen:
+                self._plans.pop(app, None)
+                continue
+            plan = plan_app(view, cluster, memory)
+            self._plans[app] = replace(plan, actions=())
+            if plan.actions:
+                writes[app] = plan.actions
+        grace_ends = grace_until if now < grace_until and self._some_absent() else None
+        forgets = cluster.routers.forgets_at() if any("routers" in p.waits for p in self._plans.values()) else None
+        wake_at = earliest((grace_ends, forgets, *(plan.wake_at for plan in self._plans.values())))
+        return Decision(writes, wake_at, len(due))
+
+    def cluster(self, now: float) -> Cluster:
+        """What placement sees now: for the admin API's "why"."""
+        return self._cluster(self.world.last, now)
+
+    def _cluster(self, snapshots: Snapshots, now: float) -> Cluster:
+        world = self.world
+        maintenance, guard = world.switch("maintenance"), world.switch("guard")
+        settle = self.limits.heal_settle_seconds
+        return Cluster(
+            now=now,
+            revision=snapshots.revision,
+            rooms=Rooms(world.rooms),
+            nodes=world.nodes,
+            lost=self.nodes.lost,
+            settling={node: at + settle for node, at in self.nodes.returned.items() if now < at + settle},
+            leaving=world.leaving,
+            breaker=self.breaker,
+            maintenance=maintenance is not None and maintenance.on,
+            guard_asleep=guard is not None and not guard.on,
+            routers=self._routers(snapshots, now),
+            volumes=world.volumes,
+            limits=self.limits,
+        )
+
+    def _routers(self, snapshots: Snapshots, now: float) -> Routers:
+        """All members, also those whose record cannot be read: they exist, and have not applied anything that we could read."""
+        unreadable = [key for key in snapshots.unreadable if key.startswith(keys.ROUTER_MEMBERS.prefix)]
+        states = {}
+        for key in (*snapshots.router_members, *unreadable):
+            (name,) = keys.ROUTER_MEMBERS.parse(key)
+            state_key = keys.ROUTERS.key(name)
+            stored = None if state_key in snapshots.unreadable else snapshots.routers.get(state_key)
+            states[name] = stored.value if stored is not None else None
+        present = {name for name, state in states.items() if state is not None}
+        present |= {name for name in states if keys.ROUTERS.key(name) in snapshots.unreadable}
+        self._routers_away = {name: self._routers_away.get(name, now) for name in states if name not in present}
+        away = dict(self._routers_away)
+        away.update({name: now for name in states if states[name] is None and name in present})
+        return Routers(now, states, away, self.limits.router_forget_seconds)
+
+    def _some_absent(self) -> bool:
+        world = self.world
+        return any(apps and node not in world.present for node, apps in world.apps_on.items())
