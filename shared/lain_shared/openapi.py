@@ -40,7 +40,7 @@ _ERROR_SCHEMA: Mapping[str, Any] = {
 
 def document(service: str, version: str, description: str, endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     """The OpenAPI document of these routes."""
-    plugin = MarshmallowPlugin()
+    plugin = MarshmallowPlugin(schema_name_resolver=_name_of)
     spec = APISpec(
         title=f"LAIN {service}",
         version=version,
@@ -61,6 +61,12 @@ def document(service: str, version: str, description: str, endpoints: Iterable[E
         path = _PARAMETER.sub(r"{\1}", endpoint.path)
         spec.path(path, operations={endpoint.method.lower(): _operation(endpoint, schema)})
     return dict(spec.to_dict())
+
+
+def _name_of(schema: Any) -> str:
+    """``AppSchema`` → ``AppRequest``: what comes in is not confused with the noun that goes out."""
+    kind = schema if isinstance(schema, type) else type(schema)
+    return kind.__name__.removesuffix("Schema") + "Request"
 
 
 def _operation(endpoint: Endpoint, response: Mapping[str, Any] | None) -> dict[str, Any]:

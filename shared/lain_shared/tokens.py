@@ -195,15 +195,15 @@ class Verifier:
         return cached[1]
 
     def _claims(self, text: str, key: Any, jwks: Jwks) -> dict[str, Any]:
-        required = {f"require_{name}": True for name in ("aud", "iss", "sub", "jti", "exp", "nbf", "iat")}
-        # python-jose reads the clock itself; its checks of exp and nbf are made here instead, on the clock handed in
-        options = {**required, "verify_exp": False, "verify_nbf": False, "verify_iat": False, "leeway": LEEWAY_SECONDS}
+        # python-jose checks times by a clock of its own as soon as it requires them: times are required and checked below instead
+        required = {f"require_{name}": True for name in ("aud", "iss", "sub", "jti")}
+        options = {**required, "verify_exp": False, "verify_nbf": False, "verify_iat": False}
         try:
             claims: dict[str, Any] = jwt.decode(
                 text, key, algorithms=[ALGORITHM], audience=jwks.audience, issuer=jwks.issuer, options=options
             )
-            expires_at, not_before = float(claims["exp"]), float(claims["nbf"])
-        except (JWTError, JOSEError, TypeError, ValueError) as error:
+            expires_at, not_before, _ = (float(claims[name]) for name in ("exp", "nbf", "iat"))
+        except (JWTError, JOSEError, KeyError, TypeError, ValueError) as error:
             raise _refused("its signature or claims do not hold") from error
         now = self._now()
         if now >= expires_at + LEEWAY_SECONDS:
