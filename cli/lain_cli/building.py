@@ -144,7 +144,10 @@ class Builder:
             raise Invalid("the manifest has no test.script", next="add test: {script: [...]}", code="no_test")
         self._docker.available()
         self.build_image()
-        self._make(build.test_step(self.manifest, self.version))
+        try:
+            self._make(build.test_step(self.manifest, self.version))
+        except BuildFailed as error:
+            raise LainError("the tests failed", why=error.why, evidence=error.evidence, code="tests_failed") from error
 
     # --- parts ---
 

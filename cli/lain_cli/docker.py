@@ -25,8 +25,10 @@ TAIL_LINES = 30
 _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 _NOISE = re.compile(
     r"(DEPRECATED: The legacy builder|\s+BuildKit is currently disabled|\s+environment-variable\.|\s+Install the buildx component"
-    r"|\s+BuildKit; see|Sending build context to Docker daemon)"
+    r"|\s+BuildKit; see|Sending build context to Docker daemon"
+    r"| ---> ?(?:[0-9a-f]{12}\Z|\Z|Running in )|Removing intermediate container |Step \d+/\d+ : LABEL lain\.)"
 )
+_STEP = re.compile(r"Step (?P<count>\d+/\d+) : RUN (?P<words>\[.*\])\Z", re.DOTALL)
 _STEP_FAILED = re.compile(
     r"(?:command|process) [\"']?(?P<command>.+?)[\"']? "
     r"(?:returned a non-zero code|did not complete successfully: exit code):? (?P<code>\d+)",
@@ -108,15 +110,15 @@ class Docker:
         what: str = "",
     ) -> None:
         """Run a long command, showing what it says. ``feed`` writes its standard input (from a thread). Raises on failure."""
-        environ = {**self._environ, **(extra_environ or {}), **self._builder(arguments)}
-        terminal = self._log.isatty()
+        builder = self._builder(arguments)
+        terminal = self._log.isatty() and not builder  # the classic builder speaks in lines; we make them shorter
         output_of_us, output_of_it = pty.openpty() if terminal else os.pipe()
         process = _start(
             ["docker", *arguments],
             stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
             stdout=output_of_it,
             stderr=output_of_it,
-            env=environ,
+            env={**self._environ, **(extra_environ or {}), **builder},
         )
         os.close(output_of_it)
         feeder = _Feeder(process.stdin, feed) if feed and process.stdin else None
@@ -212,6 +214,7 @@ class Docker:
         text = _ESCAPES.sub("", line.decode(errors="replace")).rstrip()
         if not text or _NOISE.match(text):
             return
+        text = _shorter(text)
         tail.append(text)
         if show:
             self._log.write(text + "\n")
@@ -293,6 +296,17 @@ def failure(arguments: Sequence[str], code: int, lines: Sequence[str], *, what: 
         evidence=evidence,
         code="docker_failed",
     )
+
+
+def _shorter(line: str) -> str:
+    """A classic builder's step, its script as it was written: ``Step 3/4: make all``."""
+    if not (found := _STEP.match(line)):
+        return line
+    try:
+        words = json.loads(found["words"])
+    except ValueError:
+        return line
+    return f"Step {found['count']} : RUN {words[-1]}" if words[:2] == ["/bin/sh", "-c"] else line
 
 
 def _readable(command: str) -> str:
