@@ -1,7 +1,7 @@
 """PID 1 of nginx's container: renders the fixed configuration from settings, and keeps exactly one nginx running.
 
-Standard library only, so that it runs on whatever Python an image has. It writes nothing but ``LAIN_NGINX_RUN``, and removes two things from
-the folder shared with the watcher: ``gate`` (when the container starts) and a dead master's ``control.sock``.
+Standard library only, so that it runs on whatever Python an image has. It writes nothing but ``LAIN_NGINX_RUN``, and removes two things
+from the folder shared with the watcher: ``gate`` (when the container starts) and a dead master's ``control.sock``.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Settings:
 
     shared: str = "/var/lib/lain/router"
     run: str = "/run/lain-nginx"
-    listen: str = "0.0.0.0"  # noqa: S104 - a router serves all interfaces
+    listen: str = "0.0.0.0"
     http_port: int = 80
     https_port: int = 443
     external_http_port: int = 0
@@ -92,7 +92,11 @@ def _check(settings: Settings) -> None:
     path = re.compile(r"/[A-Za-z0-9._/-]*\Z")
     for name in ("shared", "run", "access_log"):
         value = getattr(settings, name)
-        require(bool(path.match(value)) or (name == "access_log" and value == "off"), name, "an absolute path of A-Za-z0-9._/-")
+        require(
+            bool(path.match(value)) or (name == "access_log" and value == "off"),
+            name,
+            "an absolute path of A-Za-z0-9._/-",
+        )
     for name in ("http_port", "https_port", "external_http_port", "external_https_port"):
         require(0 <= getattr(settings, name) <= 65535, name, "a port (0: none)")
     for address in _list(settings.listen):
@@ -154,7 +158,9 @@ def render(settings: Settings, *, user: str, files: int, modules: str) -> str:
             "ERROR_LEVEL": settings.error_level,
             "REAL_IP": "".join(f"  set_real_ip_from {block};\n" for block in _list(settings.trusted)),
             "TRUSTED": "".join(f"    {block} 1;\n" for block in _list(settings.trusted)),
-            "ACCESS_LOG": "off" if settings.access_log == "off" else f"{settings.access_log} lain_{settings.log_format}",
+            "ACCESS_LOG": "off"
+            if settings.access_log == "off"
+            else f"{settings.access_log} lain_{settings.log_format}",
             "HSTS": f"max-age={settings.hsts_seconds}" if settings.hsts_seconds > 0 else "",
             "SERVERS": servers,
         },
@@ -236,7 +242,9 @@ class Supervisor:
             signal.signal(number, self._stop)
         signal.signal(signal.SIGHUP, self._pass_on)
         signal.signal(signal.SIGUSR1, self._pass_on)
-        with contextlib.suppress(OSError, AttributeError):  # orphaned workers become our children, so that we can reap them
+        with contextlib.suppress(
+            OSError, AttributeError
+        ):  # orphaned workers become our children, so that we can reap them
             ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         config = prepare(self._settings)
         self._await_gate()

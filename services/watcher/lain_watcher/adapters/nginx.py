@@ -1,0 +1,95 @@
+"""nginx's control socket: put a table, ask what is in force. The socket is served by nginx's own Lua."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import msgspec
+
+from lain_shared.errors import Refused, Unavailable
+
+ABSENT = {errno.ENOENT, errno.ECONNREFUSED}
+"""What ``connect`` answers when no process listens on a unix socket."""
+
+
+class NginxSilent(Unavailable):
+    """nginx is there but does not answer: what it serves from is unknown."""
+
+    code = "nginx_silent"
+
+
+class TableRefused(Refused):
+    """nginx cannot read the table; it serves from the one before."""
+
+    code = "table_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class NginxState:
+    """What nginx says of itself. ``version`` and ``revision`` are those of the oldest table any of its workers still serves from."""
+
+    boot_id: str
+    version: str | None = None
+    revision: int | None = None
+    published: str | None = None
+    """The table last put; the workers are still taking it over while ``version`` differs."""
+    workers: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    inflight: Mapping[str, int] = field(default_factory=dict)
+    """Address → requests in flight, WebSockets included. Addresses without any are left out."""
+    ejected: Mapping[str, float] = field(default_factory=dict)
+    """``address:port`` of backends that refused connections lately → when they are tried again (epoch seconds)."""
+
+
+class Nginx:
+    """The nginx behind one control socket."""
+
+    def __init__(self, session: aiohttp.ClientSession, socket: Path) -> None:
+        self._session = session
+        self.socket = socket
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, socket: Path, *, timeout_seconds: float = 5.0) -> AsyncIterator[Nginx]:
+        """Connecting is lazy: an nginx that is not there shows in the first call."""
+        connector = aiohttp.UnixConnector(
+            path=str(socket), force_close=True
+        )  # a kept connection would outlive nginx's worker
+        timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        async with aiohttp.ClientSession(connector=connector, timeout=timeout) as session:
+            yield cls(session, socket)
+
+    async def state(self) -> NginxState | None:
+        """What is in force; None when no nginx process exists. Raises ``NginxSilent`` when one does not answer."""
+        return await self._call("GET", "/state", b"")
+
+    async def put_table(self, text: bytes) -> NginxState | None:
+        """Swap the table in; the state once every worker has it (or after a second). None when no nginx process exists.
+
+        Raises ``TableRefused`` when nginx cannot read it.
+        """
+        return await self._call("PUT", "/table", text)
+
+    async def _call(self, method: str, path: str, body: bytes) -> NginxState | None:
+        try:
+            async with self._session.request(method, f"http://nginx{path}", data=body or None) as answer:
+                text = await answer.read()
+                if answer.status == 422:
+                    raise TableRefused("nginx refused the table", why=text.decode(errors="replace")[:500])
+                if answer.status != 200:
+                    raise NginxSilent(
+                        f"nginx answered {answer.status} on its control socket", why=text.decode(errors="replace")[:500]
+                    )
+                return msgspec.json.decode(text, type=NginxState)
+        except aiohttp.ClientConnectorError as error:
+            if error.os_error.errno in ABSENT:
+                return None
+            raise NginxSilent("nginx's control socket cannot be reached", why=str(error)) from error
+        except (TimeoutError, aiohttp.ClientError, OSError, msgspec.MsgspecError) as error:
+            raise NginxSilent(
+                "nginx does not answer on its control socket", why=str(error) or type(error).__name__
+            ) from error

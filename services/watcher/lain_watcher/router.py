@@ -1,0 +1,145 @@
+"""What this router serves and what it says of itself: the one place where the loops of this daemon meet."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import structlog
+
+from lain_shared.errors import Unavailable
+from lain_shared.model.route import RouterState
+from lain_watcher.adapters.certificates import Certificates
+from lain_watcher.adapters.nginx import NginxState
+from lain_watcher.metrics import Metrics
+from lain_watcher.routes import Verdict
+from lain_watcher.table import Table, TableText
+
+log = structlog.get_logger()
+
+
+class NotYetKnown(Unavailable):
+    """Neither nginx nor the store has been looked at yet."""
+
+    code = "not_ready"
+
+
+class Router:
+    """The table in force and nginx's answer to it. ``on_report``: what is published of this router changed."""
+
+    def __init__(self, id: str, metrics: Metrics, *, on_report: Callable[[], None] = lambda: None) -> None:
+        self.id = id
+        self.on_report = on_report
+        self.verdict: Verdict | None = None
+        """What was planned last; None until the first plan of this process, or the last good table was taken over."""
+        self.text: TableText | None = None
+        """The table on disk."""
+        self.nginx: NginxState | None = None
+        """What nginx said last; None: no nginx process exists (or ``looked`` is False)."""
+        self.looked = False
+        """Whether nginx was ever asked and answered, or proved absent."""
+        self.may_listen = False
+        """The table on disk is good enough for nginx to start from."""
+        self.certificates = Certificates()
+        self.accept_loss = False
+        """An operator said that the hosts held by the guard are meant to be gone."""
+        self._report: RouterState | None = None
+        self._metrics = metrics
+
+    @property
+    def table(self) -> Table | None:
+        return self.verdict.table if self.verdict else None
+
+    @property
+    def report(self) -> RouterState:
+        """What to publish; raises ``NotYetKnown`` before nginx was looked at."""
+        if self._report is None:
+            raise NotYetKnown(f"router {self.id} has not looked at its nginx yet", retry_seconds=0.2)
+        return self._report
+
+    def accept(self, verdict: Verdict, text: TableText) -> None:
+        """``text``, made of ``verdict``, is now on disk."""
+        before = self.verdict
+        self.verdict, self.text = verdict, text
+        if before is not None and before.quarantined != verdict.quarantined:
+            log.warning("quarantine_changed", quarantined=dict(verdict.quarantined), not_applied=verdict.not_applied)
+        if (before.guard if before else None) is None and verdict.guard is not None:
+            log.error("sudden_loss_held", hosts=len(verdict.guard.lost), first=verdict.guard.lost[:5])
+        if before is not None and before.guard is not None and verdict.guard is None:
+            log.warning("sudden_loss_over", hosts=len(verdict.table.hosts))
+        metrics = self._metrics
+        metrics.hosts.set(len(verdict.table.hosts))
+        metrics.procs.set(len(verdict.table.procs))
+        metrics.table_bytes.set(len(text.text))
+        metrics.quarantined.set(len(verdict.quarantined))
+        metrics.not_applied.set(len(verdict.not_applied))
+        metrics.guard.set(verdict.guard is not None)
+        self._refresh_report()
+
+    def observe(self, state: NginxState | None) -> None:
+        """nginx said ``state``, or was seen to be absent (None)."""
+        before = self.nginx.boot_id if self.nginx else ""
+        after = state.boot_id if state else ""
+        if not self.looked or before != after:
+            log.info("nginx_seen" if state else "nginx_absent", boot_id=after)
+            if state is not None:
+                self._metrics.nginx_starts.inc()
+        self.nginx, self.looked = state, True
+        self._metrics.nginx_up.set(state is not None)
+        self._metrics.inflight.set(sum(state.inflight.values()) if state else 0)
+        self._metrics.ejected.set(len(state.ejected) if state else 0)
+        self._metrics.all_ejected.set(len(self.all_ejected()))
+        self._refresh_report()
+
+    def all_ejected(self) -> tuple[str, ...]:
+        """``app.proc`` of procs all of whose ready backends refused connections lately: nginx still tries them."""
+        if self.nginx is None or self.table is None or not self.nginx.ejected:
+            return ()
+        gone = self.nginx.ejected.keys()
+        return tuple(
+            f"{entry.app}.{entry.proc}"
+            for entry in self.table.procs.values()
+            if entry.ready and all(peer in gone for peer in entry.ready)
+        )
+
+    @property
+    def draining(self) -> bool:
+        return self.table is not None and bool(self.table.draining)
+
+    @property
+    def settled(self) -> bool:
+        """nginx is there and all its workers serve from the table on disk."""
+        return self.nginx is not None and self.text is not None and self.nginx.version == self.text.version
+
+    def _refresh_report(self) -> None:
+        if not self.looked:
+            return
+        report = self._describe()
+        if self._report is not None:
+            same = (report.applied_revision, report.boot_id) == (self._report.applied_revision, self._report.boot_id)
+            report = replace(report, applied_at=self._report.applied_at if same else report.applied_at)
+        if report != self._report:
+            self._report = report
+            self._metrics.applied_revision.set(report.applied_revision)
+            self._metrics.busy_draining.set(len(report.busy))
+            self.on_report()
+
+    def _describe(self) -> RouterState:
+        if self.nginx is None:  # it routes nothing, and will start from the table on disk
+            applied = self.text.revision if self.text else 0
+            return self._state(applied, boot_id="", busy=())
+        draining = self.table.draining if self.table else frozenset()
+        busy = tuple(sorted(draining & self.nginx.inflight.keys()))
+        return self._state(self.nginx.revision or 0, boot_id=self.nginx.boot_id, busy=busy)
+
+    def _state(self, applied_revision: int, *, boot_id: str, busy: tuple[str, ...]) -> RouterState:
+        return RouterState(
+            router=self.id,
+            applied_revision=applied_revision,
+            boot_id=boot_id,
+            applied_at=time.time(),
+            busy=busy,
+            quarantined=dict(self.verdict.quarantined) if self.verdict else {},
+            not_applied=self.verdict.not_applied if self.verdict else (),
+        )
