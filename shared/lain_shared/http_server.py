@@ -11,7 +11,7 @@ import ssl
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -200,10 +200,10 @@ def no_content() -> web.Response:
 
 
 class EventStream:
-    """Server-sent events (WHATWG HTML, 9.2) to one client."""
+    """Server-sent events (WHATWG HTML, 9.2) to one client. The handler returns ``response``."""
 
     def __init__(self, response: web.StreamResponse) -> None:
-        self._response = response
+        self.response = response
         self._lock = asyncio.Lock()
 
     async def send(self, event: str, data: object) -> None:
@@ -214,12 +214,15 @@ class EventStream:
 
     async def _write(self, text: bytes) -> None:
         async with self._lock:
-            await self._response.write(text)
+            await self.response.write(text)
 
 
 @asynccontextmanager
 async def sse(request: web.Request, *, heartbeat_seconds: float = 5.0) -> AsyncIterator[EventStream]:
-    """Answer with an event stream; a comment every ``heartbeat_seconds`` tells the client that we live."""
+    """Answer with an event stream; a comment every ``heartbeat_seconds`` tells the client that we live.
+
+    The handler must return ``stream.response``: any other response would be written after it.
+    """
     headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     response = web.StreamResponse(headers=headers)
     response.content_type = "text/event-stream"
@@ -239,6 +242,8 @@ async def sse(request: web.Request, *, heartbeat_seconds: float = 5.0) -> AsyncI
     finally:
         beating.cancel()
         await asyncio.gather(beating, return_exceptions=True)
+    with suppress(ConnectionResetError):
+        await response.write_eof()
 
 
 # --- middlewares ------------------------------------------------------------------------------------------------------
