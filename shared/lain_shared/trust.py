@@ -1,4 +1,4 @@
-"""Whom a daemon trusts: the cluster's public keys and its list of issued tokens, mirrored, so that a token is judged without asking anyone."""
+"""Whom a daemon trusts: the cluster's keys and issued tokens, mirrored, so that a token is judged without asking anyone."""
 
 from __future__ import annotations
 
