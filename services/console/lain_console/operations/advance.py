@@ -192,7 +192,7 @@ def _rollout(view: View) -> Decision:
     following = [stored.value for stored in view.scene.desired.values() if _is_followed(view, stored.value)]
     for desired in following:
         status = _answer(view, desired.proc)
-        if status is not None and serves(status, desired, view.now):
+        if status is not None and serves(status):
             serving.append(desired)
         elif (failure := _failure_of(view, desired, status)) is not None:
             return _go_back(view, failure)
@@ -259,7 +259,7 @@ def _rolling_back(view: View) -> Decision:
         if desired.type in (ProcType.ONESHOT, ProcType.PORTAL):
             continue
         status = _answer(view, desired.proc)
-        if status is not None and serves(status, desired, view.now):
+        if status is not None and serves(status):
             continue
         waiting = True
         if _failure_of(view, desired, status) is not None:
@@ -350,17 +350,9 @@ def _answer(view: View, proc: str) -> ProcStatus | None:
     return status
 
 
-def serves(status: ProcStatus, desired: Desired, now: float) -> bool:
-    """Every wanted instance runs the wanted template, and has been ready for as long as the proc asks."""
-    wanted = desired.instances - len(desired.stopped)
-    if status.phase is ProcPhase.STABLE:
-        return True
-    if status.phase is not ProcPhase.ROLLING or status.updated < wanted:
-        return False
-    ready = [each for each in status.instances if each.wanted and each.ready and not each.draining]
-    return len(ready) >= wanted and all(
-        each.ready_at is not None and now - each.ready_at >= desired.min_ready_seconds for each in ready
-    )
+def serves(status: ProcStatus) -> bool:
+    """Every wanted instance runs the wanted template and was ready for long enough, and the routers know. Old pods may still drain."""
+    return status.phase is ProcPhase.STABLE
 
 
 def _failure_of(view: View, desired: Desired, status: ProcStatus | None) -> Failure | None:

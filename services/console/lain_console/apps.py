@@ -1,0 +1,167 @@
+"""Use cases on registrations: reserve a name and its default hosts, give it back, share a host, take an app out of service."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import structlog
+
+from lain_console.operations.candidate import domains
+from lain_console.operations.start import AppBusy, Intent, Starter
+from lain_console.state import CLUSTER, Scene, State
+from lain_sdk.api_types import HostView, VolumeView
+from lain_sdk.manifest import default_hosts, normal_giturl, validate_appname
+from lain_shared import keys
+from lain_shared.errors import Conflict, NotFound
+from lain_shared.model.app import App, Operation, OperationKind, OperationPhase
+from lain_shared.model.route import HostClaim
+from lain_shared.store import ABSENT, Delete, Expectation, ModRevision, Write
+
+log = structlog.get_logger()
+
+
+class NameTaken(Conflict):
+    code = "name_taken"
+
+
+@dataclass(frozen=True, slots=True)
+class Apps:
+    """Register, unregister, guests of a host, undeploy."""
+
+    state: State
+    starter: Starter
+    now: Callable[[], float] = field(repr=False)
+
+    async def register(self, name: str, giturl: str, who: str) -> App:
+        """Reserve ``name`` and its default hosts. Raises ``InvalidName``, ``NameTaken``."""
+        validate_appname(name)
+        state = self.state
+        config = await state.cluster_config()
+        app = App(name, who, self.now(), giturl=normal_giturl(giturl))
+        hosts = default_hosts(name, domains(config.value))
+        existing, owners = await asyncio.gather(
+            state.apps.get(name), asyncio.gather(*(state.hosts.get(host) for host in hosts))
+        )
+        if existing is not None:
+            raise _name_taken(existing.value)
+        for owner in owners:
+            if owner is not None and owner.value.owner != name:
+                raise NameTaken(
+                    f"{name!r} cannot be registered: its host {owner.value.host} belongs to app {owner.value.owner!r}",
+                    why="that app declared it as a mountpoint first",
+                    next="choose another name, or have that app's owner drop the mountpoint",
+                    evidence={"host": owner.value.host, "owner": owner.value.owner},
+                )
+        expect: list[Expectation] = [
+            ModRevision(keys.APPS.key(name), ABSENT),
+            ModRevision(keys.CONFIG.key(CLUSTER), config.entry.mod_revision),
+            *(
+                ModRevision(keys.HOSTS.key(host), ABSENT if owner is None else owner.entry.mod_revision)
+                for host, owner in zip(hosts, owners, strict=True)
+            ),
+        ]
+        writes: list[Write] = [state.apps.put_op(app, name)]
+        writes.extend(state.hosts.put_op(HostClaim(host, name, default=True), host) for host in hosts)
+        try:
+            await state.store.txn(expect, writes)
+        except Conflict as error:
+            existing = await state.apps.get(name)
+            if existing is not None:
+                raise _name_taken(existing.value) from error
+            raise Conflict(
+                f"{name!r} could not be registered: the cluster changed meanwhile", next="try again", retry_seconds=1.0
+            ) from error
+        log.info("app_registered", app=name, who=who)
+        return app
+
+    async def unregister(self, name: str, who: str) -> None:
+        """Give the name, its hosts, its releases and its history back. Refused while anything of it runs."""
+        state = self.state
+        scene = await state.scene(name)
+        self._require_gone(scene)
+        claims = await state.all_claims()
+        own_hosts = {host for host, stored in claims.hosts.items() if stored.value.owner == name}
+        guests = sorted({stored.value.app for (host, _), stored in claims.routes.items() if host in own_hosts} - {name})
+        if guests:
+            raise Conflict(
+                f"{name!r} still has guests on its hosts: {', '.join(guests)}",
+                next="undeploy them, or have them drop those mountpoints",
+                code="has_guests",
+            )
+        releases, history = await asyncio.gather(
+            state.store.list(keys.RELEASES.under(name)), state.store.list(keys.HISTORY.under(name))
+        )
+        own_routes = [stored.entry.key for stored in claims.routes.values() if stored.value.app == name]
+        await state.store.txn(
+            [
+                ModRevision(scene.app.entry.key, scene.app.entry.mod_revision),
+                ModRevision(keys.OPERATIONS.key(name), ABSENT),
+            ],
+            [
+                state.apps.delete_op(name),
+                *(state.hosts.delete_op(host) for host in sorted(own_hosts)),
+                *(Delete(key) for key in own_routes),
+                *(Delete(entry.key) for entry in (*releases.entries, *history.entries)),
+            ],
+        )
+        log.info("app_unregistered", app=name, who=who)
+
+    def _require_gone(self, scene: Scene) -> None:
+        name = scene.app.value.name
+        if scene.operation is not None:
+            holder = scene.holder.value if scene.holder is not None else None
+            raise AppBusy(scene.operation.value, holder, self.now())
+        if scene.app.value.release is not None or scene.desired:
+            raise Conflict(
+                f"{name!r} is deployed", next=f"take it out of service first: lain undeploy {name}", code="deployed"
+            )
+
+    async def set_guests(self, name: str, host: str, guests: Sequence[str], who: str) -> HostView:
+        """Which other apps may claim paths on a host that ``name`` owns. Those it has are not driven out."""
+        await self.state.app(name)
+        stored = await self.state.hosts.get(host)
+        if stored is None or stored.value.owner != name:
+            raise NotFound(f"{name!r} does not own host {host!r}", code="host_not_found")
+        for guest in guests:
+            await self.state.app(guest)
+        claim = replace(stored.value, guests=tuple(sorted(set(guests) - {name})))
+        await self.state.hosts.put(claim, host, expect=stored.entry.mod_revision)
+        log.info("host_shared", app=name, host=host, guests=list(claim.guests), who=who)
+        return HostView(claim.host, claim.owner, claim.guests, claim.default)
+
+    async def undeploy(self, name: str, who: str) -> tuple[Operation, tuple[VolumeView, ...]]:
+        """Take the app out of service. Its name, releases, history and volumes stay; the latter are listed."""
+
+        async def plan(scene: Scene) -> Intent | None:
+            if scene.app.value.release is None and not scene.desired:
+                raise NotFound(
+                    f"app {name!r} is not deployed", next=f"deploy it: lain deploy {name}", code="not_deployed"
+                )
+            return Intent(OperationKind.UNDEPLOY, OperationPhase.REMOVING, None, f"undeploy {name}")
+
+        operation = await self.starter.start(name, who, plan)
+        assert operation is not None  # noqa: S101 - the plan above always has something to do
+        return operation, await self.volumes(name)
+
+    async def volumes(self, name: str) -> tuple[VolumeView, ...]:
+        """The instance volumes of an app, on whichever node they are."""
+        mine = re.compile(re.escape(name) + r"\.[^.]+-[0-9]+\Z")
+        states = await self.state.node_states.list()
+        return tuple(
+            VolumeView(stored.value.node, volume)
+            for stored in states
+            for volume in stored.value.volumes
+            if mine.match(volume)
+        )
+
+
+def _name_taken(app: App) -> NameTaken:
+    return NameTaken(
+        f"the name {app.name!r} is taken",
+        why=f"{app.owner} registered it",
+        next="choose another appname in lain.yaml; if it is yours, go on: lain push, lain deploy",
+        evidence={"owner": app.owner, "created_at": app.created_at},
+    )
