@@ -1,0 +1,1 @@
+"""Foreign systems behind our own nouns; their exceptions end here."""

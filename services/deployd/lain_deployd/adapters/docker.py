@@ -1,0 +1,475 @@
+"""``Engine`` over the Docker Engine API (aiodocker). Docker's dicts, aiodocker's faults and every foreign exception end here.
+
+Two faults of aiodocker 0.27 are mended: a stream that is left early kept its connection (a hundred of them hang the client), and
+``events.subscribe()`` stays silent after the Engine restarted (here every subscription is a request of its own).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import json
+import tarfile
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from typing import Any
+
+import aiohttp
+import msgspec
+from aiodocker import Docker, DockerError
+
+from lain_deployd.adapters import docker_json
+from lain_deployd.agent.engine import (
+    AddressTaken,
+    BadLimits,
+    Container,
+    ContainerNameTaken,
+    ContainerSpec,
+    Credentials,
+    EngineEvent,
+    EngineInfo,
+    EngineRefused,
+    EngineUnavailable,
+    ExecResult,
+    Image,
+    ImageAbsent,
+    ImageMissing,
+    Limits,
+    LogChunk,
+    NoSuchContainer,
+    NotRunning,
+    PullProgress,
+    RegistryUnreachable,
+)
+from lain_shared.errors import LainError
+
+CALL_SECONDS = 30.0
+STALLED_PULL_SECONDS = 300.0
+MAX_FILE_BYTES = 1024 * 1024
+MAX_EXEC_OUTPUT_BYTES = 4096
+PARALLEL_INSPECTS = 32
+CANNOT_CONNECT = 900
+"""aiodocker's own status for an Engine that does not answer."""
+STREAM = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
+STARTING = aiohttp.ClientTimeout(total=120.0)
+"""Creating, starting and removing wait for disks and other containers."""
+
+
+class _Client(Docker):
+    """aiodocker without its leak: whoever leaves a stream early closes the connection, everyone else gives it back."""
+
+    @asynccontextmanager
+    async def _query(self, *args: Any, **options: Any) -> AsyncIterator[aiohttp.ClientResponse]:
+        if args:
+            options["path"] = args[0]
+        options.setdefault("method", args[1] if len(args) > 1 else "GET")
+        response = await self._do_query(**options)
+        try:
+            yield response
+        finally:
+            if response.content.at_eof():
+                response.release()
+            else:
+                response.close()
+
+
+class DockerEngine:
+    """One Docker Engine behind its unix socket."""
+
+    def __init__(self, client: Docker) -> None:
+        self._client = client
+
+    @classmethod
+    @asynccontextmanager
+    async def connect(cls, socket: str) -> AsyncIterator[DockerEngine]:
+        """An Engine at the unix socket of that path. Nothing is asked of it yet: it may be down."""
+        timeout = aiohttp.ClientTimeout(total=CALL_SECONDS, sock_connect=5.0)
+        async with _Client(url=f"unix://{socket}", timeout=timeout) as client:
+            yield cls(client)
+
+    # --- the Engine itself --------------------------------------------------------------------------------------------
+
+    async def info(self) -> EngineInfo:
+        with translated("the Engine cannot say how it is"):
+            return docker_json.info(await self._client._query_json("info"))
+
+    async def ensure_network(self, name: str, subnet: str, bridge: str) -> None:
+        with translated(f"network {name} on {subnet} cannot be made"):
+            found = await self._inspect_network(name)
+            if found is None:
+                version = docker_json.major_version((await self._client._query_json("version"))["Version"])
+                body = docker_json.network(name, subnet, bridge, version)
+                await self._client._query_json("networks/create", "POST", data=body, timeout=STARTING)
+                return
+        if (otherwise := docker_json.network_differs(found, subnet)) is not None:
+            raise EngineRefused(
+                f"the Engine has a network {name} that is not ours", why=otherwise,
+                next=f"remove it when nothing uses it any more: docker network rm {name}",
+            )  # fmt: skip
+
+    async def _inspect_network(self, name: str) -> Any:
+        try:
+            return await self._client._query_json(f"networks/{name}")
+        except DockerError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    # --- containers ---------------------------------------------------------------------------------------------------
+
+    async def containers(self, labels: Mapping[str, str]) -> tuple[Container, ...]:
+        wanted = [f"{name}={value}" if value else name for name, value in labels.items()]
+        with translated("containers cannot be listed"):
+            listed = await self._client._query_json(
+                "containers/json", params={"all": True, "filters": json.dumps({"label": wanted})}
+            )
+        gate = asyncio.Semaphore(PARALLEL_INSPECTS)
+
+        async def inspect(container: str) -> Container | None:
+            async with gate:
+                return await self.container(container)
+
+        found = await asyncio.gather(*(inspect(item["Id"]) for item in listed))
+        return tuple(container for container in found if container is not None)
+
+    async def container(self, container: str) -> Container | None:
+        try:
+            with translated(f"container {container} cannot be looked at"):
+                return docker_json.container(await self._client._query_json(f"containers/{container}/json"))
+        except NoSuchContainer:
+            return None
+
+    async def create(self, spec: ContainerSpec) -> str:
+        with translated(f"container {spec.name} cannot be made"):
+            made = await self._client._query_json(
+                "containers/create", "POST", params={"name": spec.name}, data=docker_json.create(spec), timeout=STARTING
+            )
+        return str(made["Id"])
+
+    async def start(self, container: str) -> None:
+        with translated(f"container {container} cannot be started"):
+            await self._post(f"containers/{container}/start", timeout=STARTING)
+
+    async def stop(self, container: str, timeout_seconds: int) -> None:
+        with translated(f"container {container} cannot be stopped"), _gone_is_fine():
+            patience = aiohttp.ClientTimeout(total=timeout_seconds + CALL_SECONDS)
+            await self._post(f"containers/{container}/stop", {"t": timeout_seconds}, timeout=patience)
+
+    async def kill(self, container: str) -> None:
+        with translated(f"container {container} cannot be killed"), _gone_is_fine(409):
+            await self._post(f"containers/{container}/kill")
+
+    async def remove(self, container: str) -> None:
+        try:
+            with translated(f"container {container} cannot be removed"), _gone_is_fine():
+                await self._call("DELETE", f"containers/{container}", {"force": True, "v": True}, timeout=STARTING)
+        except NotRunning as error:  # its removal is in progress already, which is no removal yet
+            raise EngineRefused(error.message, why=error.why, retry_seconds=1.0) from error
+
+    async def update(self, container: str, limits: Limits) -> None:
+        try:
+            with translated(f"limits of container {container} cannot be changed"):
+                await self._client._query_json(
+                    f"containers/{container}/update", "POST", data=docker_json.limits(limits)
+                )
+        except EngineRefused as error:
+            raise BadLimits(error.message, why=error.why) from error
+
+    async def memory_used(self, container: str) -> int | None:
+        with translated(f"memory of container {container} cannot be read"), _gone_is_fine():
+            stats = await self._client._query_json(
+                f"containers/{container}/stats", params={"stream": False, "one-shot": True}
+            )
+            return docker_json.memory_used(stats)
+        return None
+
+    async def read_file(self, container: str, path: str) -> bytes | None:
+        with translated(f"{path} of container {container} cannot be read"), _gone_is_fine():
+            async with self._client._query(f"containers/{container}/archive", params={"path": path}) as answer:
+                archive = await answer.content.read(MAX_FILE_BYTES)
+                while not answer.content.at_eof() and len(archive) < MAX_FILE_BYTES:
+                    archive += await answer.content.read(MAX_FILE_BYTES - len(archive))
+            try:
+                with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+                    member = tar.next()
+                    opened = tar.extractfile(member) if member is not None and member.isfile() else None
+                    return opened.read() if opened is not None else None
+            except tarfile.TarError:
+                return None
+        return None
+
+    # --- images -------------------------------------------------------------------------------------------------------
+
+    async def image(self, reference: str) -> Image | None:
+        with translated(f"image {reference} cannot be looked at"), _gone_is_fine():
+            return docker_json.image(await self._client._query_json(f"images/{reference}/json"))
+        return None
+
+    async def pull(
+        self, reference: str, credentials: Credentials | None, on_progress: Callable[[PullProgress], None]
+    ) -> None:
+        headers = {"X-Registry-Auth": _registry_auth(reference, credentials)} if credentials is not None else {}
+        progress = docker_json.PullTally()
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=STALLED_PULL_SECONDS)
+        try:
+            with translated(f"image {reference} cannot be pulled"):
+                async with self._client._query(
+                    "images/create", method="POST", params={"fromImage": reference}, headers=headers, timeout=patience
+                ) as answer:
+                    async for line in answer.content:
+                        if (failure := progress.take(msgspec.json.decode(line))) is not None:
+                            raise DockerError(500, failure)
+                        on_progress(progress.so_far)
+        except (ImageAbsent, EngineRefused) as error:
+            raise _pull_failure(reference, error) from error
+
+    async def remove_image(self, reference: str) -> bool:
+        try:
+            with translated(f"image {reference} cannot be removed"), _gone_is_fine():
+                await self._call("DELETE", f"images/{reference}", {}, timeout=STARTING)
+        except (ContainerNameTaken, NotRunning):  # 409: in use
+            return False
+        return True
+
+    # --- streams ------------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def logs(
+        self, container: str, *, follow: bool = False, since: float = 0.0, until: float = 0.0, tail: int | None = None
+    ) -> AsyncIterator[AsyncIterator[LogChunk]]:
+        params: dict[str, Any] = {
+            "stdout": True,
+            "stderr": True,
+            "follow": follow,
+            "tail": "all" if tail is None else tail,
+        }
+        if since:
+            params["since"] = f"{since:.9f}"
+        if until:
+            params["until"] = f"{until:.9f}"
+        path = f"containers/{container}/logs"
+        async with self._open(f"output of container {container} cannot be read", path, params) as content:
+            yield _chunks(content)
+
+    @asynccontextmanager
+    async def events(self, since_nano: int = 0) -> AsyncIterator[AsyncIterator[EngineEvent]]:
+        params = {"filters": json.dumps({"type": ["container"]})}
+        if since_nano:
+            params["since"] = docker_json.seconds_text(since_nano)
+        async with self._open("events cannot be followed", "events", params) as content:
+            yield _events(content)
+
+    @asynccontextmanager
+    async def _open(self, what: str, path: str, params: Mapping[str, Any]) -> AsyncIterator[aiohttp.StreamReader]:
+        """A stream; only what we do is translated, never what its reader does meanwhile."""
+        async with AsyncExitStack() as stack:
+            with translated(what):
+                query = self._client._query(path, params=dict(params), timeout=STREAM)
+                answer = await stack.enter_async_context(query)
+            yield answer.content
+
+    async def recent_events(self, since_nano: int) -> tuple[EngineEvent, ...]:
+        params = {
+            "filters": json.dumps({"type": ["container"]}),
+            "since": docker_json.seconds_text(since_nano),
+            "until": "0",
+        }
+        with translated("recent events cannot be read"):
+            now = docker_json.when((await self._client._query_json("info"))["SystemTime"])
+            params["until"] = f"{(now or 0.0) + 1:.9f}"
+            found: list[EngineEvent] = []
+            async with self._client._query("events", params=params) as answer:
+                async for event in _events(answer.content):
+                    found.append(event)
+        return tuple(found)
+
+    # --- commands inside ----------------------------------------------------------------------------------------------
+
+    async def run(self, container: str, command: tuple[str, ...], timeout_seconds: float) -> ExecResult:
+        output = b""
+        async with asyncio.timeout(timeout_seconds), self.exec(container, command, terminal=False) as session:
+            while (chunk := await session.read()) is not None:
+                output = (output + chunk.data)[-MAX_EXEC_OUTPUT_BYTES:]
+            code = await session.exit_code()
+        return ExecResult(-1 if code is None else code, output.decode(errors="replace").strip())
+
+    @asynccontextmanager
+    async def exec(
+        self, container: str, command: tuple[str, ...], *, terminal: bool
+    ) -> AsyncIterator[DockerExecSession]:
+        body = {
+            "AttachStdin": True, "AttachStdout": True, "AttachStderr": True, "Tty": terminal, "Cmd": list(command),
+        }  # fmt: skip
+        with translated(f"a command cannot be run in container {container}"):
+            made = await self._client._query_json(f"containers/{container}/exec", "POST", data=body)
+            session = DockerExecSession(self._client, str(made["Id"]), terminal)
+        with translated(f"a command cannot be run in container {container}"):
+            await session.open()
+        try:
+            yield session
+        finally:
+            await session.close()
+
+    # --- calls without an answer --------------------------------------------------------------------------------------
+
+    async def _post(
+        self, path: str, params: Mapping[str, Any] | None = None, *, timeout: aiohttp.ClientTimeout | None = None
+    ) -> None:
+        await self._call("POST", path, params or {}, timeout=timeout)
+
+    async def _call(
+        self, method: str, path: str, params: Mapping[str, Any], *, timeout: aiohttp.ClientTimeout | None = None
+    ) -> None:
+        options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
+        async with self._client._query(path, method=method, params=dict(params), **options) as answer:
+            await answer.read()
+
+
+class DockerExecSession:
+    """A command over Docker's hijacked connection."""
+
+    def __init__(self, client: Docker, exec_id: str, terminal: bool) -> None:
+        self._exec = client.containers.exec(exec_id)
+        self._exec._tty = terminal
+        self._client = client
+        self._stream = self._exec.start(detach=False)
+
+    async def open(self) -> None:
+        await self._stream._init()
+
+    async def read(self) -> LogChunk | None:
+        with translated("the command's output cannot be read"):
+            message = await self._stream.read_out()
+        return None if message is None else LogChunk(message.stream, message.data)
+
+    async def write(self, data: bytes) -> None:
+        with translated("the command takes no input"):
+            await self._stream.write_in(data)
+
+    async def close_input(self) -> None:
+        response = self._stream._resp
+        transport = response.connection.transport if response is not None and response.connection is not None else None
+        if transport is not None and transport.can_write_eof() and not transport.is_closing():
+            transport.write_eof()
+
+    async def resize(self, columns: int, rows: int) -> None:
+        with translated("the terminal cannot be resized"):
+            await self._exec.resize(h=rows, w=columns)
+
+    async def exit_code(self) -> int | None:
+        with translated("the command's end cannot be seen"):
+            state = await self._exec.inspect()
+        return None if state.get("Running") else state.get("ExitCode")
+
+    async def close(self) -> None:
+        response = self._stream._resp
+        if response is not None:
+            self._stream._closed = True
+            response.close()
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Foreign exceptions become ours. ``what`` failed, in words."""
+    try:
+        yield
+    except DockerError as error:
+        raise _told(what, error) from error
+    except TimeoutError as error:
+        raise EngineUnavailable(what, why="the Engine took too long to answer") from error
+    except (aiohttp.ClientError, OSError, EOFError, asyncio.IncompleteReadError) as error:
+        raise EngineUnavailable(what, why=str(error) or type(error).__name__) from error
+    except (KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
+        if isinstance(error, LainError):
+            raise
+        raise EngineRefused(what, why=f"it answered something we cannot read: {error!r}") from error
+
+
+@contextmanager
+def _gone_is_fine(*also: int) -> Iterator[None]:
+    """404 (and ``also``) is success: what should not be there is not there."""
+    try:
+        yield
+    except DockerError as error:
+        if error.status not in (404, *also):
+            raise
+
+
+def _told(what: str, error: DockerError) -> LainError:
+    why = error.message.strip()
+    low = why.lower()
+    match error.status:
+        case status if status == CANNOT_CONNECT:
+            return EngineUnavailable(what, why=why, next="is dockerd running, and its socket shared with the agent?")
+        case 404 if "no such image" in low or "manifest" in low or "repository" in low or "pull access" in low:
+            return ImageAbsent(what, why=why)
+        case 404 if "no such container" in low:
+            return NoSuchContainer(what, why=why)
+        case 409 if "is already in use by container" in low:
+            return ContainerNameTaken(what, why=why)
+        case 409:
+            return NotRunning(what, why=why)
+        case 403 if "address already in use" in low:
+            return AddressTaken(what, why=why)
+        case _:
+            return EngineRefused(what, why=why)
+
+
+def _pull_failure(reference: str, error: LainError) -> LainError:
+    """Told apart by the Engine's words: the registry said "there is none", or it could not be asked."""
+    low = error.why.lower()
+    registry, _, repository = reference.partition("/")
+    if any(word in low for word in ("unauthorized", "authentication required", "no basic auth", "denied:")):
+        return RegistryUnreachable(
+            f"registry {registry} does not let this node in", why=error.why,
+            next="check the agent's registry user and password file", retry_seconds=30.0,
+        )  # fmt: skip
+    missing = ("manifest unknown", "not found", "name unknown", "does not exist", "no such image", "not known")
+    unreachable = ("dial tcp", "connection refused", "no such host", "timeout", "x509", "tls:", "eof", "deadline")
+    if isinstance(error, ImageAbsent) or (
+        any(word in low for word in missing) and not any(word in low for word in unreachable)
+    ):
+        return ImageMissing(
+            f"registry {registry} has no image {repository}", why=error.why, next="push it again: lain push"
+        )
+    if any(word in low for word in unreachable) or 'get "http' in low:
+        return RegistryUnreachable(
+            f"registry {registry} cannot be reached from this node", why=error.why,
+            next=f"is the registry up, and can this node reach {registry}?", retry_seconds=5.0,
+        )  # fmt: skip
+    return EngineRefused(f"image {repository} cannot be pulled", why=error.why)
+
+
+def _registry_auth(reference: str, credentials: Credentials) -> str:
+    document = {
+        "username": credentials.user, "password": credentials.password, "serveraddress": reference.partition("/")[0],
+    }  # fmt: skip
+    return base64.urlsafe_b64encode(json.dumps(document).encode()).decode()
+
+
+# --- reading streams --------------------------------------------------------------------------------------------------
+
+
+async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[LogChunk]:
+    """Docker's frames: stream, three zeros, length (big-endian), data."""
+    with translated("the output cannot be read"):
+        while True:
+            try:
+                header = await content.readexactly(8)
+            except asyncio.IncompleteReadError as error:
+                if error.partial:
+                    raise
+                return
+            data = await content.readexactly(int.from_bytes(header[4:], "big"))
+            yield LogChunk(header[0], data)
+
+
+async def _events(content: aiohttp.StreamReader) -> AsyncIterator[EngineEvent]:
+    with translated("events cannot be followed"):
+        async for line in content:
+            if (event := docker_json.event(msgspec.json.decode(line))) is not None:
+                yield event
