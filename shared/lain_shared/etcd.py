@@ -198,11 +198,13 @@ class EtcdStore:
                 member.avoid(fault)
             raise fault from error
         except asyncio.InvalidStateError as error:
-            member.avoid(error)
-            raise Lost("the stream had ended") from error
+            lost = Lost("the stream had ended")
+            member.avoid(lost)
+            raise lost from error
         finally:
             if call is not None:
                 call.cancel()
+        member.heard()
         if answer.TTL <= 0:
             raise LeaseLost(f"lease {lease_id:x} is gone")
         return float(answer.TTL) - (loop.time() - sent)

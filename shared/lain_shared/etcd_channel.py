@@ -10,7 +10,6 @@ import asyncio
 import random
 import ssl
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +50,11 @@ REQUIRE_LEADER = (("hasleader", "true"),)
 ATTEMPT_SECONDS = 2.0
 """How long one member may take to answer a read before the next is asked."""
 CONNECT_SECONDS = 1.0
-SILENT_PENALTY_SECONDS = 10.0
+SILENCE_SECONDS = 6.0
+"""A connection that gave no answer for so long, though it was asked, is replaced."""
+RETIRED_SECONDS = 60.0
+"""After so long no call waits on a replaced connection: every one has a deadline, every watch asks for a sign of life."""
+SILENT_PENALTY_SECONDS = 5.0
 REFUSED_PENALTY_SECONDS = 1.0
 
 _REFUSED = (
@@ -74,14 +77,36 @@ class Lost(Exception):
     """The member did not answer, or not to the end: a write may or may not have been applied."""
 
 
-@dataclass(slots=True)
 class Member:
-    """One endpoint and the channel to it."""
+    """One endpoint and the channel to it.
 
-    endpoint: str
-    channel: grpc.aio.Channel
-    avoid_until: float = 0.0
-    _callables: dict[str, Any] = field(default_factory=dict)
+    A connection on which nothing was heard for ``SILENCE_SECONDS``, though something was asked, is replaced by a new one: one that hangs
+    would keep gRPC waiting for half a minute. What still waits on the old one ends by its own deadline.
+    """
+
+    def __init__(self, endpoint: str, credentials: grpc.ChannelCredentials | None) -> None:
+        self.endpoint = endpoint
+        self.avoid_until = 0.0
+        self._credentials = credentials
+        self._retired: list[tuple[float, grpc.aio.Channel]] = []
+        self._open()
+
+    def _open(self) -> None:
+        target = f"dns:///{self.endpoint}"
+        if self._credentials is None:
+            self._channel = grpc.aio.insecure_channel(target, options=OPTIONS)
+        else:
+            self._channel = grpc.aio.secure_channel(target, self._credentials, options=OPTIONS)
+        self._callables: dict[str, Any] = {}
+        self.heard()
+
+    async def close(self) -> None:
+        for _, channel in (*self._retired, (0.0, self._channel)):
+            await channel.close()
+
+    def heard(self) -> None:
+        """The member answered something."""
+        self._heard_at = asyncio.get_running_loop().time()
 
     async def call(self, method: str, request: Any, seconds: float) -> Any:
         """One unary attempt. Raises ``Refused``, ``Lost`` or the final ``LainError``."""
@@ -93,16 +118,19 @@ class Member:
             answer = await stub(request, timeout=max(deadline - loop.time(), 0.001), metadata=REQUIRE_LEADER)
         except (grpc.aio.AioRpcError, Refused) as error:
             fault = error if isinstance(error, Refused) else fault_of(error)
-            if not isinstance(fault, LainError):
+            if isinstance(fault, LainError):
+                self.heard()
+            else:
                 self.avoid(fault)
             raise fault from error
+        self.heard()
         return answer
 
     def stream(self, method: str, request: str, response: str, seconds: float | None = None) -> Any:
         """Open a stream of ``request`` messages one way and ``response`` messages the other."""
         stub = self._callables.get(method)
         if stub is None:
-            stub = self._callables[method] = self.channel.stream_stream(
+            stub = self._callables[method] = self._channel.stream_stream(
                 method,
                 request_serializer=getattr(etcd_proto, request).SerializeToString,
                 response_deserializer=getattr(etcd_proto, response).FromString,
@@ -111,24 +139,34 @@ class Member:
 
     async def connect(self, seconds: float) -> None:
         """Return when connected, or known not to be (the call then says why); ``Refused`` when it is still trying after ``seconds``."""
+        await self._close_retired()
         states = grpc.ChannelConnectivity
-        state = self.channel.get_state(try_to_connect=True)
+        state = self._channel.get_state(try_to_connect=True)
         try:
             async with asyncio.timeout(seconds):
                 while state in (states.IDLE, states.CONNECTING):
-                    await self.channel.wait_for_state_change(state)
-                    state = self.channel.get_state(try_to_connect=True)
+                    await self._channel.wait_for_state_change(state)
+                    state = self._channel.get_state(try_to_connect=True)
         except TimeoutError:
             raise Refused(f"no connection to {self.endpoint} within {seconds:g} s") from None
 
     def avoid(self, fault: Exception) -> None:
-        """Ask this member last for a while."""
-        seconds = REFUSED_PENALTY_SECONDS if isinstance(fault, Refused) else SILENT_PENALTY_SECONDS
-        self.avoid_until = asyncio.get_running_loop().time() + seconds
+        """Ask this member last for a while; and over a new connection, if the present one seems to hang."""
+        now = asyncio.get_running_loop().time()
+        self.avoid_until = now + (REFUSED_PENALTY_SECONDS if isinstance(fault, Refused) else SILENT_PENALTY_SECONDS)
+        if isinstance(fault, Lost) and now - self._heard_at >= SILENCE_SECONDS:
+            self._retired.append((now, self._channel))
+            self._open()
+
+    async def _close_retired(self) -> None:
+        now = asyncio.get_running_loop().time()
+        while self._retired and now - self._retired[0][0] >= RETIRED_SECONDS:
+            _, channel = self._retired.pop(0)
+            await channel.close()
 
     def _unary(self, method: str, request: Any) -> Any:
         answer = getattr(etcd_proto, request.__name__.removesuffix("Request") + "Response")
-        stub = self.channel.unary_unary(
+        stub = self._channel.unary_unary(
             method, request_serializer=request.SerializeToString, response_deserializer=answer.FromString
         )
         self._callables[method] = stub
@@ -148,18 +186,12 @@ class Members:
         self._turn = random.randrange(len(self._endpoints))  # noqa: S311 - spreads clients over members
 
     async def __aenter__(self) -> Members:
-        for endpoint in self._endpoints:
-            target = f"dns:///{endpoint}"
-            if self._credentials is None:
-                channel = grpc.aio.insecure_channel(target, options=OPTIONS)
-            else:
-                channel = grpc.aio.secure_channel(target, self._credentials, options=OPTIONS)
-            self._members.append(Member(endpoint, channel))
+        self._members = [Member(endpoint, self._credentials) for endpoint in self._endpoints]
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
         for member in self._members:
-            await member.channel.close()
+            await member.close()
 
     def pick(self) -> Member:
         """The next member in turn that did not fail lately; when all did, the one that may be asked again first."""

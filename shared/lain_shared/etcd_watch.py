@@ -76,6 +76,7 @@ async def _one_stream(
         await _send(call, etcd_proto.WatchRequest(create_request=create))
         async with aclosing(_answers(call)) as answers:
             async for answer in answers:
+                member.heard()
                 if answer.compact_revision:
                     raise Compacted(
                         f"history before revision {answer.compact_revision} is gone, {upcoming} was asked for"
