@@ -1,0 +1,136 @@
+"""The controller's loop: look, decide, write, see it written. Only the leader decides; the others keep their mirrors warm."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+
+import structlog
+
+from lain_deployd.controller.decide import Decider, Decision
+from lain_deployd.controller.execute import Executor
+from lain_deployd.controller.mirrors import Mirrors
+from lain_deployd.controller.view import Limits
+from lain_deployd.metrics import ControllerMetrics
+from lain_shared.lease import Leadership
+from lain_shared.loop import Loop, LoopMetrics
+from lain_shared.model.status import ProcPhase
+from lain_shared.store import Expectation, Store
+
+log = structlog.get_logger()
+
+
+class Contact:
+    """After etcd was away for longer than a lease, no node counts as lost for one lease more: the agents were cut off just the same."""
+
+    def __init__(self, lease_seconds: float, clock: Callable[[], float] = time.time) -> None:
+        self._lease_seconds, self._clock = lease_seconds, clock
+        self._last: float | None = None
+        self.grace_until = 0.0
+
+    def made(self) -> None:
+        """The store answered just now."""
+        now = self._clock()
+        if self._last is not None and now - self._last > self._lease_seconds:
+            self.grace_until = now + self._lease_seconds
+            log.warning("store_was_away", seconds=round(now - self._last, 1), grace_seconds=self._lease_seconds)
+        self._last = now
+
+
+class Controller:
+    """One pass and what it needs. ``clock``: seconds since the epoch, as nodes write them."""
+
+    def __init__(
+        self,
+        store: Store,
+        leadership: Leadership,
+        mirrors: Mirrors,
+        metrics: ControllerMetrics,
+        limits: Limits,
+        *,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._leadership, self._mirrors = store, leadership, mirrors
+        self._metrics, self._limits, self._clock = metrics, limits, clock
+        self._executor = Executor(store, leadership, metrics)
+        self._contact = Contact(limits.node_lease_seconds, clock)
+        self.decider = Decider(limits)
+        self._caught_up: Expectation | None = None
+        """The fence of the reign for which everything was read before its first write."""
+        self._planned_all_at = 0.0
+        self._frozen: frozenset[str] = frozenset()
+
+    def begin_reign(self) -> None:
+        """The leadership was gained: what an earlier reign remembered is forgotten."""
+        self.decider, self._caught_up = Decider(self._limits), None
+
+    async def one_pass(self) -> float | None:
+        """Decide and write what is due; returns the seconds after which to look again though nothing changes."""
+        leads = self._leadership.is_leader
+        self._metrics.leads.set(leads)
+        if not leads:
+            return None
+        fence = self._leadership.fence()
+        await self._mirrors.wait_whole()
+        if self._caught_up != fence:
+            await self._mirrors.catch_up()
+            self._caught_up = fence
+        decision = self._decide()
+        if decision.writes:
+            await self._write(decision, fence)
+        self._measure()
+        return None if decision.wake_at is None else max(decision.wake_at - self._clock(), 0.0)
+
+    async def pulse(self) -> float | None:
+        """Does the store answer? Asked on every replica, so that whoever leads next knows of an outage."""
+        await self._store.get(self._leadership.key)
+        self._contact.made()
+        return None
+
+    def _decide(self) -> Decision:
+        now = self._clock()
+        if now - self._planned_all_at > self._limits.replan_seconds:
+            self._planned_all_at = now
+            self.decider.replan_all()  # planning by what changed hurries; planning everything decides
+        began = time.perf_counter()
+        decision = self.decider.decide(self._mirrors.snapshots(), now, self._contact.grace_until)
+        self._metrics.decide_seconds.observe(time.perf_counter() - began)
+        return decision
+
+    async def _write(self, decision: Decision, fence: Expectation) -> None:
+        try:
+            outcome = await self._executor.execute(decision.writes, fence)
+        except BaseException:
+            for app in decision.writes:
+                self.decider.again(app)
+            self._caught_up = None  # whatever was written, read it before deciding again
+            raise
+        for app in outcome.failed:
+            self.decider.again(app)
+        await self._mirrors.settle(outcome.revisions)
+        if outcome.failed:
+            self._caught_up = None
+            raise next(iter(outcome.failed.values()))
+
+    def _measure(self) -> None:
+        phases = Counter(stored.value.phase for stored in self._mirrors["status"].snapshot().values())
+        for phase in ProcPhase:
+            self._metrics.procs.labels(phase.value).set(phases[phase])
+        self._metrics.nodes_lost.set(len(self.decider.nodes.lost))
+        self._metrics.breaker.set(bool(self.decider.breaker))
+        faults = self.decider.world.faults
+        self._metrics.frozen.set(len(faults))
+        if (frozen := frozenset(faults)) != self._frozen:
+            for app in frozen - self._frozen:
+                log.error("app_frozen", app=app, unreadable=dict(faults[app]))
+            self._frozen = frozen
+
+
+def make_loops(controller: Controller, metrics: LoopMetrics | None = None) -> tuple[Loop, Loop]:
+    """The deciding loop and the pulse."""
+    metrics = metrics or LoopMetrics()
+    return (
+        Loop("controller", controller.one_pass, resync_seconds=30.0, max_backoff_seconds=1.0, metrics=metrics),
+        Loop("pulse", controller.pulse, resync_seconds=1.0, max_backoff_seconds=1.0, metrics=metrics),
+    )
