@@ -8,6 +8,7 @@ manifest.desired(domains=…, images=…, release=…, env=…, meta_version=…
 
 from lain_sdk.manifest.backups import backups
 from lain_sdk.manifest.document import load
+from lain_sdk.manifest.dump import dump, to_document
 from lain_sdk.manifest.faults import Fault, ManifestInvalid
 from lain_sdk.manifest.model import Manifest
 from lain_sdk.manifest.names import InvalidName, app_domain, normal_giturl, parse_image, validate_appname
@@ -45,7 +46,7 @@ from lain_sdk.manifest.versions import (
 __all__ = [
     "AppType", "Backup", "BackupPolicy", "Build", "CloudKind", "CloudVolumes", "ContainerHealthcheck", "CopyItem", "Fault", "InvalidName",
     "Manifest", "ManifestInvalid", "MetaVersion", "Need", "Port", "Prepare", "Proc", "ReleaseSection", "ResourceUse", "StreamPort",
-    "TestSection", "Version", "VolumeDir", "app_domain", "backups", "default_hosts", "instance_name", "load", "newest_deployable",
-    "normal_giturl", "parse_image", "parse_version", "render_resource", "require_version", "resource_parameters", "validate_appname",
-    "version_of_tag", "versions",
+    "TestSection", "Version", "VolumeDir", "app_domain", "backups", "default_hosts", "dump", "instance_name", "load", "newest_deployable",
+    "normal_giturl", "parse_image", "parse_version", "render_resource", "require_version", "resource_parameters", "to_document",
+    "validate_appname", "version_of_tag", "versions",
 ]  # fmt: skip

@@ -124,7 +124,7 @@ class Faults:
         plain = word.lower().replace("-", "_").replace("_", "")
         if plain in flat:
             return flat[plain]
-        found = difflib.get_close_matches(word.lower().replace("-", "_"), candidates, n=1, cutoff=0.7)
+        found = difflib.get_close_matches(word.lower().replace("-", "_"), candidates, n=1, cutoff=0.65)
         return found[0] if found else ""
 
     def raise_if_any(self) -> None:

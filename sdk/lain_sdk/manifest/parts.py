@@ -197,7 +197,7 @@ class Proc:
 
     name: str
     type: ProcType
-    section: str
+    section: str = field(compare=False)
     """The key it comes from: ``web``, ``worker.mailer``, ``service.quote``."""
     image: str = ""
     """An image of the cluster's registry without its host; "": the app's own release image."""

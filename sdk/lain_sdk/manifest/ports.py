@@ -51,10 +51,12 @@ def _listening_map(spot: Spot) -> list[Port | None]:
                 name, _, value = option.partition(":")
                 if name.strip() != "type" or value.strip() not in PROTOCOLS:
                     one.refuse("there is no such port option", allowed="`type:tcp` or `type:udp`")
+                    ports.append(None)
                     continue
                 proto = value.strip()
         elif not at_value.node.is_null:
             at_value.refuse("a list of options is wanted", code="wrong_type", allowed="`['type:tcp']`")
+            ports.append(None)
             continue
         ports.append(_listening(at_key, at_key.node.text, proto))
     return ports
@@ -71,14 +73,14 @@ def _read_ports(spot: Spot) -> tuple[Port, ...] | None:
     for index, port in enumerate(ports):
         if port in ports[:index]:
             spot.refuse(f"port {port.number}/{port.proto} is given twice", code="duplicate_key", fix="keep one")
-    return tuple(ports)
+    return tuple(ports) if None not in found else None
 
 
 def _read_listening(spot: Spot) -> list[Port | None]:
     if spot.node.shape is Shape.MAP:
         return _listening_map(spot)
     written = raw_text(spot, allowed=_PORT_ALLOWED, numbers=True)
-    return [] if written is None else [_listening(spot, written)]
+    return [None if written is None else _listening(spot, written)]
 
 
 def _stream(spot: Spot, written: str, options: dict[str, str]) -> StreamPort | None:

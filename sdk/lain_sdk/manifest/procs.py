@@ -127,7 +127,7 @@ def _proc(name: str, kind: ProcType, found: Found, appname: str) -> Proc:
     ports = k.PORT.of(found)
     if ports is None:
         ports = (Port(80),) if kind is ProcType.WEB else ()
-    elif kind is ProcType.WEB and all(port.proto != "tcp" for port in ports) and ports:
+    elif kind is ProcType.WEB and all(port.proto != "tcp" for port in ports):
         found.where(k.PORT).refuse("a web proc needs a TCP port", code="conflict", fix="add a TCP port")
     volumes = union(found.spot, k.PERSISTENT_DIRS.of(found), k.VOLUMES.of(found))
     setup_time = k.SETUP_TIME.of(found)

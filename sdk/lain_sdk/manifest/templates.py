@@ -21,8 +21,11 @@ from lain_sdk.manifest.reading import Spot
 from lain_sdk.manifest.source import Node, Shape, as_rendered, as_unknown
 
 MAX_TEMPLATES = 200
-MAX_TEMPLATE = 4096
+MAX_TEMPLATE = 2048
 """Characters of one template."""
+MAX_TEMPLATE_TOTAL = 24 * 1024
+"""Characters of all different templates of a document."""
+MAX_NESTING = 30
 MAX_RENDERED = 64 * 1024
 """Characters that one template may give."""
 _MAX_NUMBER = 10**15
@@ -76,6 +79,7 @@ class Renderer:
     strict: bool
     _environment: _Environment = field(default_factory=_environment)
     _known: dict[str, str | None] = field(default_factory=dict)
+    _characters: int = 0
 
     def render(self, node: Node) -> Node:
         """The tree with every template rendered; what cannot be rendered is reported and left as it was."""
@@ -99,10 +103,10 @@ class Renderer:
         if source in self._known:
             text = self._known[source]
             return as_unknown(spot.node) if text is None else as_rendered(spot.node, text)
-        if len(self._known) >= MAX_TEMPLATES:
-            spot.refuse(
-                "there are too many templates", code="too_big", allowed=f"at most {MAX_TEMPLATES} different ones"
-            )
+        self._characters += len(source)
+        if len(self._known) >= MAX_TEMPLATES or self._characters > MAX_TEMPLATE_TOTAL:
+            allowed = f"at most {MAX_TEMPLATES} different ones, {MAX_TEMPLATE_TOTAL} characters together"
+            spot.refuse("there are too many templates", code="too_big", allowed=allowed)
             return as_unknown(spot.node)
         text = None
         try:
@@ -121,7 +125,15 @@ class Renderer:
                 code="template",
                 allowed=_ALLOWED,
             )
-        except (ArithmeticError, TypeError, ValueError, RecursionError, AssertionError) as error:
+        except (
+            ArithmeticError,
+            TypeError,
+            ValueError,
+            RecursionError,
+            AssertionError,
+            SyntaxError,
+            MemoryError,
+        ) as error:
             spot.refuse(
                 f"the template fails: {shorten(str(error) or type(error).__name__, 200)}",
                 code="template",
@@ -168,11 +180,14 @@ def _checked(source: str, environment: _Environment) -> nodes.Template:
 
 
 def _walk(tree: nodes.Node) -> Iterator[nodes.Node]:
-    todo = [tree]
+    """Every node; ``SecurityError`` where they nest too deep for Python's own compiler."""
+    todo = [(tree, 1)]
     while todo:
-        node = todo.pop()
+        node, depth = todo.pop()
+        if depth > MAX_NESTING:
+            raise SecurityError("the template is nested too deep")
         yield node
-        todo.extend(node.iter_child_nodes())
+        todo.extend((child, depth + 1) for child in node.iter_child_nodes())
 
 
 def parameters_of(node: Node) -> frozenset[str]:

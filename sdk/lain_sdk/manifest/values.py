@@ -23,7 +23,7 @@ _LEADING_ZERO = re.compile(r"[-+]?0[0-9]+\Z")
 _YAML11_INT = re.compile(r"[-+]?[0-9][0-9_]*\Z|[-+]?0b[01_]+\Z|[-+]?[0-9]+(?::[0-5]?[0-9])+\Z")
 _YAML11_TRUE = ("yes", "Yes", "YES", "on", "On", "ON", "y", "Y")
 _YAML11_FALSE = ("no", "No", "NO", "off", "Off", "OFF", "n", "N")
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ufeff\ufffe\uffff]")
 
 
 def raw_text(

@@ -41,14 +41,16 @@ service.cache:
 """
 
 
-def hello(*sections: str, appname: str = "hello", build: str = "{base: 'python:3.12'}", **options: bool) -> Manifest:
-    return load("\n".join([f"appname: {appname}", f"build: {build}", *sections]), **options)
+def hello(
+    *sections: str, appname: str = "hello", build: str = "{base: 'python:3.12'}", instance: bool = False
+) -> Manifest:
+    return load("\n".join([f"appname: {appname}", f"build: {build}", *sections]), instance=instance)
 
 
-def refused(*sections: str, **options: str) -> list[tuple[str, str]]:
+def refused(*sections: str, appname: str = "hello", build: str = "{base: 'python:3.12'}") -> list[tuple[str, str]]:
     """(code, path) of each fault."""
     with pytest.raises(ManifestInvalid) as caught:
-        hello(*sections, **options)  # type: ignore[arg-type]
+        hello(*sections, appname=appname, build=build)
     return [(fault.code, fault.path) for fault in caught.value.faults]
 
 
@@ -208,9 +210,15 @@ worker.db:
 
 @pytest.mark.parametrize(
     "policy",
-    ["backup: {schedule: '* * * * *', expire: 1d}", "backup_full: {schedule: '* * * *', expire: 1d}", "backup_full: {schedule: '61 * * * *', expire: 1d}",
-     "backup_full: {schedule: '* * * * *', expire: 30x}", "backup_full: {schedule: '* * * * *'}", "backup_full: {schedul: '* * * * *', expire: 1d}"],
-)  # fmt: skip
+    [
+        "backup: {schedule: '* * * * *', expire: 1d}",
+        "backup_full: {schedule: '* * * *', expire: 1d}",
+        "backup_full: {schedule: '61 * * * *', expire: 1d}",
+        "backup_full: {schedule: '* * * * *', expire: 30x}",
+        "backup_full: {schedule: '* * * * *'}",
+        "backup_full: {schedul: '* * * * *', expire: 1d}",
+    ],
+)
 def test_20_bad_backups(policy: str) -> None:
     faults = refused(f"worker: {{volumes: [{{data: {{{policy}}}}}]}}")
     assert len(faults) >= 1 and all(path.startswith("worker.volumes[0].data") for _, path in faults)
@@ -356,9 +364,25 @@ def test_34a_a_resource_is_valid_as_written() -> None:
 
 @pytest.mark.parametrize(
     "template",
-    ["{{ ''.__class__ }}", "{{ ''['__class__'] }}", "{{ x | attr('y') }}", "{% for i in range(9) %}{{ i }}{% endfor %}", "{{ range(9) }}", "{{ 'a' * 999999999 }}",
-     "{{ 9 ** 9 ** 9 }}", "{{ self }}{{ self._TemplateReference__context }}", "{% set a = 1 %}", "{% include 'x' %}", "{{ x | format('y') }}", "{{"],
-)  # fmt: skip
+    [
+        "{{ ''.__class__ }}",
+        "{{ ''['__class__'] }}",
+        "{{ x | attr('y') }}",
+        "{% for i in range(9) %}{{ i }}{% endfor %}",
+        "{{ range(9) }}",
+        "{{ 'a' * 999999999 }}",
+        "{{ 9 ** 9 ** 9 }}",
+        "{{ self._TemplateReference__context }}",
+        "{% set a = 1 %}",
+        "{% include 'x' %}",
+        "{{ x | format('y') }}",
+        "{{ " + "not " * 500 + "1 }}",
+        "{% if 1 %}" * 150 + "{% endif %}" * 150,
+        "{{ 1 // 0 }}",
+        "{{ 'a' + 1 }}",
+        "{{",
+    ],
+)
 def test_35_the_sandbox_refuses(template: str) -> None:
     text = TINYCACHE + f"worker:\n  env:\n    - '{'X=' + template.replace(chr(39), chr(39) * 2)}'\n"
     with pytest.raises(ManifestInvalid) as caught:
