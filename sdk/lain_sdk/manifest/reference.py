@@ -113,16 +113,6 @@ _CONSUMPTION = """`use_services: {ledger: [ledger-db]}` uses the service `ledger
 template. No two consumed services may have the same name.
 """
 
-_RESOURCES)
-    parts.append(_NEEDS)
-    return "\n".join(parts)
-
-
-_CONSUMPTION = """`use_services: {ledger: [ledger-db]}` uses the service `ledger-db` of the app `ledger`. `use_resources:
-{tinycache: {services: [cache], size: 256M}}` makes a private instance of the resource `tinycache`; everything but `services` is a parameter of its template. No
-two consumed services may have the same name.
-"""
-
 _RESOURCES = f"""## Resources
 
 With `apptype: resource` every value (never a key) may be a Jinja2 template over the client's parameters:

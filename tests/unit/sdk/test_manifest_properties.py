@@ -20,8 +20,11 @@ KEYS = [
     "prepare", "keep", "copy", "src", "dest_base", "dockerfile", "args", "http", "tcp", "exec", "path", "services", "schedule", "expire",
     "backup_full", "dirs", "cmd", "options", "<<", "80", "9500:22/udp", "slack",
 ]  # fmt: skip
-WORDS = ["yes", "no", "010", "22:30", "1e3", "~", "64m", "5m", "/", "/x", "a.b/c", "A=b", "k:v", "x", "resource", "web", "none", "80:tcp", "..",
-         "* * * * *", "30d", "constraint:group==ssd", "{{ x }}", "{{ x | default(1) }}", "{{ x.y }}", "{% if", "hello", "start_first", "é", "a\nb"]  # fmt: skip
+WORDS = [
+    "yes", "no", "010", "22:30", "1e3", "~", "64m", "5m", "/", "/x", "a.b/c", "A=b", "k:v", "x", "resource", "web", "none", "80:tcp", "..",
+    "* * * * *", "30d", "constraint:group==ssd", "{{ x }}", "{{ x | default(1) }}", "{{ x.y }}", "{% if", "hello", "start_first", "é",
+    "a\nb",
+]  # fmt: skip
 scalars = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.sampled_from(WORDS), st.text(max_size=12))
 trees = st.recursive(
     scalars,
@@ -31,6 +34,7 @@ trees = st.recursive(
     ),
     max_leaves=25,
 )
+HEADS = ["", "appname: a\nbuild: {base: x}\n", "appname: a\nbuild: {base: x}\napptype: resource\n"]
 documents = st.dictionaries(st.sampled_from(KEYS), trees, max_size=8)
 
 
@@ -64,7 +68,7 @@ def test_any_yaml_like_text_is_judged(text: str) -> None:
 
 @given(
     document=documents,
-    head=st.sampled_from(["", "appname: a\nbuild: {base: x}\n", "appname: a\nbuild: {base: x}\napptype: resource\n"]),
+    head=st.sampled_from(HEADS),
 )
 @settings(max_examples=400, deadline=None)
 def test_any_tree_is_judged(document: dict[str, Any], head: str) -> None:
@@ -75,7 +79,7 @@ def test_any_tree_is_judged(document: dict[str, Any], head: str) -> None:
 
 
 words = st.text(alphabet="abcdefgh", min_size=1, max_size=6)
-paths = st.builds(lambda parts: "/".join(parts), st.lists(words, min_size=1, max_size=3))
+paths = st.builds("/".join, st.lists(words, min_size=1, max_size=3))
 volumes = st.lists(st.one_of(paths, paths.map(lambda path: "/" + path)), max_size=3)
 probes = st.one_of(
     st.builds(lambda path: {"http": "/" + path}, paths),
