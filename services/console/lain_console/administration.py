@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -29,11 +30,42 @@ CLUSTER_WIDE = frozenset({Role.OPERATOR, Role.AUDITOR})
 
 
 @dataclass(frozen=True, slots=True)
+class Signing:
+    """The key that tokens are signed with, used only while the cluster publishes its public half."""
+
+    key_file: Path | None
+    jwks: Callable[[], Jwks | None]
+
+    def signer(self) -> Signer:
+        """Raises ``Unavailable``: no key here, nothing published yet, or another key published."""
+        if self.key_file is None:
+            raise Unavailable(
+                "this console has no signing key and issues no tokens",
+                next="set LAIN_CONSOLE_SIGNING_KEY, or ask another replica",
+                code="no_signing_key",
+            )
+        jwks = self.jwks()
+        if jwks is None:
+            raise Unavailable(
+                "this cluster publishes no keys yet", next="bootstrap it: lainctl bootstrap", code="not_bootstrapped"
+            )
+        signer = Signer(self.key_file, jwks.issuer, jwks.audience)
+        if all(key.get("kid") != signer.public["kid"] for key in jwks.keys):
+            raise Unavailable(
+                "the signing key of this console is not among those the cluster trusts",
+                why="its tokens would be refused everywhere",
+                next="give this replica the current key file",
+                code="foreign_signing_key",
+            )
+        return signer
+
+
+@dataclass(frozen=True, slots=True)
 class Administration:
-    """Configuration and tokens. ``signer``: None on a replica without the signing key, which then issues none."""
+    """Configuration and tokens."""
 
     state: State
-    signer: Signer | None
+    signing: Signing
     now: Callable[[], float] = field(repr=False)
 
     # --- configuration ------------------------------------------------------------------------------------------------
@@ -93,12 +125,7 @@ class Administration:
 
     async def issue(self, name: str, role: Role, apps: Sequence[str], seconds: float | None, who: str) -> IssuedToken:
         """A new token; its text is in the answer and nowhere else."""
-        if self.signer is None:
-            raise Unavailable(
-                "this console has no signing key and issues no tokens",
-                next="set LAIN_CONSOLE_SIGNING_KEY, or ask another replica",
-                code="no_signing_key",
-            )
+        signer = self.signing.signer()
         if role in CLUSTER_WIDE and apps:
             raise Invalid(f"the role {role.value} is cluster-wide: it takes no list of apps", code="invalid_scope")
         now = self.now()
@@ -108,7 +135,7 @@ class Administration:
                 f"a token lives between a second and {MAX_TOKEN_SECONDS / 86400:.0f} days", code="invalid_expiry"
             )
         token = Token(secrets.token_hex(8), name, role, tuple(sorted(set(apps))), now, who, now + seconds)
-        text = self.signer.sign(token)
+        text = signer.sign(token)
         await self.state.tokens.put(token, token.id, expect=0)
         log.info("token_issued", id=token.id, name=name, role=role.value, apps=list(token.apps), who=who)
         return IssuedToken(token_view(token), text)

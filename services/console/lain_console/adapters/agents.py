@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import quote
@@ -27,7 +27,7 @@ class Agents:
         async with HttpClient(url, tls=self._tls) as client:
             yield client
 
-    async def logs(self, agent_url: str, pod: PodId, params: Mapping[str, Any]) -> AsyncIterator[bytes]:
+    async def logs(self, agent_url: str, pod: PodId, params: Mapping[str, Any]) -> AsyncGenerator[bytes, None]:
         """Lines of a pod's output. Raises the agent's refusal, or ``Unavailable`` when the node cannot be reached."""
         async with self._client(agent_url) as client:
             async for line in client.stream(f"{_pod(pod)}logs/", params=params, quiet=True):

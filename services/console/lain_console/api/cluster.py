@@ -1,0 +1,24 @@
+"""Who calls, and what a client must know of the cluster."""
+
+from __future__ import annotations
+
+from aiohttp import web
+
+from lain_console.api.context import context
+from lain_sdk.api_types import ClusterView, WhoamiView
+from lain_shared.http_server import Api, principal, reply
+from lain_shared.tokens import Access
+
+routes = Api("console", "")
+
+
+@routes.get("/api/v1/whoami/", access=Access.AUTHENTICATED, summary="Who calls", response=WhoamiView)
+async def whoami(request: web.Request) -> web.Response:
+    caller = principal(request)
+    role = caller.role.value if caller.role is not None else "daemon"
+    return reply(WhoamiView(caller.name, role, caller.apps, caller.kind))
+
+
+@routes.get("/api/v1/cluster/", access=Access.AUTHENTICATED, summary="Domains, router, registry", response=ClusterView)
+async def cluster(request: web.Request) -> web.Response:
+    return reply(await context(request).reading.cluster())
