@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -55,7 +56,7 @@ class Docker:
             found = json.loads(done.stdout or b"[]")
         except ValueError as error:
             raise CommandFailed("docker did not answer in JSON", why=str(error)) from error
-        if not found and done.returncode and b"such" not in done.stderr.lower():
+        if not found and done.returncode and not re.search(rb"no such|not found", done.stderr, re.IGNORECASE):
             raise _failed(self.argv(*arguments), done.returncode, done.stderr)
         return list(found)
 
