@@ -5,7 +5,6 @@ from __future__ import annotations
 import email.utils
 import shutil
 import socket
-import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 from lain_cli.context import Run
 from lain_cli.render import duration, size
 from lain_shared.errors import LainError
+from lain_shared.tls import client_context
 
 TIMEOUT_SECONDS = 5.0
 LEAST_FREE_BYTES = 2 * 1024**3
@@ -181,8 +181,7 @@ def check_certificates(run: Run) -> Check:
 
 def certificate_end(host: str, port: int, ca: Path | None) -> float:
     """When the certificate that ``host:port`` shows runs out, in seconds since the epoch; ``OSError`` when it is not trusted."""
-    context = ssl.create_default_context(cafile=str(ca) if ca else None)
-    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+    context = client_context(ca=ca)
     with (
         socket.create_connection((host, port), timeout=TIMEOUT_SECONDS) as plain,
         context.wrap_socket(plain, server_hostname=host) as secured,
@@ -213,8 +212,7 @@ def server_time(scheme: str, host: str, port: int | None, ca: Path | None) -> fl
     import http.client  # noqa: PLC0415 - only the doctor asks
 
     if scheme == "https":
-        context = ssl.create_default_context(cafile=str(ca) if ca else None)
-        context.verify_flags &= ~ssl.VERIFY_X509_STRICT
+        context = client_context(ca=ca)
         connection: http.client.HTTPConnection = http.client.HTTPSConnection(
             host, port, timeout=TIMEOUT_SECONDS, context=context
         )

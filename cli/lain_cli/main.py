@@ -12,6 +12,7 @@ import click
 from lain_cli import failures
 from lain_cli.context import Run
 from lain_cli.failures import Exit
+from lain_cli.options import output_option, phase_option
 from lain_shared.errors import LainError
 
 Section = Mapping[str, tuple[str, str]]
@@ -122,32 +123,12 @@ class LazyGroup(click.Group):
                 formatter.write_dl([(name, place[1]) for name, place in section.items()])
 
 
-def _phase(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
-    if value:
-        ctx.ensure_object(Run).phase_name = value
-
-
-def _output(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
-    if value:
-        ctx.ensure_object(Run).output = value
-
-
 def _group(name: str, sections: Mapping[str, Section], aliases: Mapping[str, str], help: str) -> LazyGroup:
-    options = [
-        click.Option(
-            ["-p", "--phase"], metavar="PHASE", expose_value=False, callback=_phase, is_eager=True,
-            help="Cluster to use (default: LAIN_PHASE, else the only or default one).",
-        ),
-        click.Option(
-            ["-o", "--output"], type=click.Choice(("pretty", "json", "json-pretty")), expose_value=False,
-            callback=_output, is_eager=True, help="Form of the data on standard output.",
-        ),
-    ]  # fmt: skip
     return LazyGroup(
         name,
         sections=sections,
         aliases=aliases,
-        params=options,
+        params=[phase_option(), output_option()],
         help=help,
         no_args_is_help=True,
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -34,26 +34,9 @@ class LainCommand(click.Command):
         self.examples = tuple(examples)
         self.see = see
         if phase:
-            self.params.append(
-                click.Option(
-                    ["-p", "--phase"],
-                    metavar="PHASE",
-                    expose_value=False,
-                    callback=_set_phase,
-                    shell_complete=_complete_phase,
-                    help="Cluster to use (default: LAIN_PHASE, else the only or default one).",
-                )
-            )
+            self.params.append(phase_option())
         if output:
-            self.params.append(
-                click.Option(
-                    ["-o", "--output"],
-                    type=click.Choice(OUTPUTS),
-                    expose_value=False,
-                    callback=_set_output,
-                    help="Form of the data on standard output.",
-                )
-            )
+            self.params.append(output_option())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if self.takes_phase and not ctx.resilient_parsing and args:
@@ -100,9 +83,40 @@ def _set_output(ctx: click.Context, _: click.Parameter, value: str | None) -> No
         ctx.ensure_object(Run).output = value
 
 
-def _complete_phase(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+def complete_phase(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
     run = ctx.find_object(Run) or Run()
     return [name for name in run.config.phases() if name.startswith(incomplete)]
+
+
+def phase_option() -> click.Option:
+    """``-p``: the cluster; it may stand on any level, the last one wins."""
+    return click.Option(
+        ["-p", "--phase"],
+        metavar="PHASE",
+        expose_value=False,
+        callback=_set_phase,
+        shell_complete=complete_phase,
+        help="Cluster to use (default: LAIN_PHASE, else the only or default one).",
+    )
+
+
+def output_option() -> click.Option:
+    """``-o``: the form of the data."""
+    return click.Option(
+        ["-o", "--output"],
+        type=click.Choice(OUTPUTS),
+        expose_value=False,
+        callback=_set_output,
+        help="Form of the data on standard output.",
+    )
+
+
+def group(name: str, help: str, commands: Sequence[click.Command], *, phase: bool = True) -> click.Group:
+    """A noun with its verbs; takes ``-p`` and ``-o`` for them."""
+    options = [phase_option()] if phase else []
+    return click.Group(
+        name, commands={str(one.name): one for one in commands}, params=[*options, output_option()], help=help
+    )
 
 
 def command(name: str, *, examples: Sequence[str], **more: Any) -> Callable[[Callable[..., Any]], LainCommand]:

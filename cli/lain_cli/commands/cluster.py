@@ -10,7 +10,7 @@ import click
 
 from lain_cli.commands.apps import without_empty
 from lain_cli.context import Run
-from lain_cli.options import command
+from lain_cli.options import command, group
 from lain_cli.render import Cell, Column, Screen, ago, columns, size, when
 
 if TYPE_CHECKING:
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 
 
 # --- nodes ------------------------------------------------------------------------------------------------------------
-
-
-@click.group("node")
-def node() -> None:
-    """Nodes: what they have, and whether they live."""
 
 
 def node_state(view: NodeView) -> Cell:
@@ -87,11 +82,6 @@ def node_inspect(run: Run, name: str) -> None:
 # --- switches ---------------------------------------------------------------------------------------------------------
 
 
-@click.group("switch")
-def switch() -> None:
-    """Switches: readonly, maintenance, guard, breaker."""
-
-
 @command("list", examples=("lainctl switch list",))
 def switch_list(run: Run) -> None:
     """Every switch, who set it, when and why."""
@@ -117,11 +107,6 @@ def switch_set(run: Run, name: str, state: str, why: str) -> None:
 
 
 # --- routers ----------------------------------------------------------------------------------------------------------
-
-
-@click.group("router")
-def router() -> None:
-    """Routers: what each nginx has really applied."""
 
 
 @command("list", examples=("lainctl router list",))
@@ -164,11 +149,6 @@ def router_forget(run: Run, name: str, yes: bool) -> None:
 
 
 # --- tokens -----------------------------------------------------------------------------------------------------------
-
-
-@click.group("token")
-def token() -> None:
-    """Tokens: who may do what, until when."""
 
 
 _SPAN = re.compile(r"(\d+)([hdw])\Z")
@@ -242,11 +222,7 @@ def token_revoke(run: Run, token_id: str) -> None:
     run.show({"id": token_id, "revoked": True}, lambda screen: screen.line(f"revoked {token_id}"))
 
 
-for _group, _commands in (
-    (node, (node_list, node_inspect)),
-    (switch, (switch_list, switch_set)),
-    (router, (router_list, router_forget)),
-    (token, (token_create, token_list, token_revoke)),
-):
-    for _each in _commands:
-        _group.add_command(_each)
+node = group("node", "Nodes: what they have, and whether they live.", (node_list, node_inspect))
+switch = group("switch", "Switches: readonly, maintenance, guard, breaker.", (switch_list, switch_set))
+router = group("router", "Routers: what each nginx has really applied.", (router_list, router_forget))
+token = group("token", "Tokens: who may do what, until when.", (token_create, token_list, token_revoke))

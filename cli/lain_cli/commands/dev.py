@@ -11,17 +11,12 @@ from lain_cli import git
 from lain_cli.config import DEFAULT_DOMAIN
 from lain_cli.context import Run
 from lain_cli.images import APP_LABEL, PHASE_LABEL, image
-from lain_cli.options import command
+from lain_cli.options import command, group
 from lain_cli.render import Screen
 from lain_shared.errors import LainError, NotFound
 
 if TYPE_CHECKING:
     from lain_sdk.manifest import Manifest, Proc
-
-
-@click.group("dev")
-def dev() -> None:
-    """Run a proc in a container on this machine, without a cluster."""
 
 
 @command("run", phase=False, examples=("lain dev run web", "lain dev run worker --dirty"))
@@ -45,7 +40,15 @@ def run_(run: Run, proc: str, dirty: bool) -> None:
         raise LainError(f"{name} is already there", next=f"lain dev rm {proc}", code="exists")
     domain = run.config.global_value("domain") or DEFAULT_DOMAIN
     run.docker.ask("container", "run", *run_words(manifest, found, reference, domain, version or ""))
-    ports = {} if found.port is None else port_of(run.docker.inspect(name, "container") or {}, found.port)
+    document = run.docker.inspect(name, "container") or {}
+    state = document.get("State") or {}
+    if not state.get("Running") and found.type != "oneshot":
+        said = (run.docker.ask("container", "logs", "--tail", "12", name) or "").splitlines()
+        raise LainError(
+            f"{name} ended at once with exit code {state.get('ExitCode')}", evidence={"last lines": said},
+            next=f"docker logs {name}; lain dev rm {proc}", code="exited",
+        )  # fmt: skip
+    ports = {} if found.port is None else port_of(document, found.port)
 
     def pretty(screen: Screen) -> None:
         screen.line(f"{name} runs", "good")
@@ -158,5 +161,6 @@ def _existing(run: Run, proc: str) -> str:
     return name
 
 
-for _each in (run_, debug, stop, rm):
-    dev.add_command(_each)
+dev = group(
+    "dev", "Run a proc in a container on this machine, without a cluster.", (run_, debug, stop, rm), phase=False
+)

@@ -10,18 +10,13 @@ import click
 from lain_cli.commands.deploy import DETACH, TIMEOUT
 from lain_cli.context import Run
 from lain_cli.follow import conclude
-from lain_cli.options import app_option, command
+from lain_cli.options import app_option, command, group
 from lain_cli.render import Cell, Column, Screen, columns
 
 if TYPE_CHECKING:
     from lain_sdk.api_types import EnvView
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-
-
-@click.group("env")
-def env() -> None:
-    """The app's environment, over the manifest's. A change makes a new release."""
 
 
 @command("show", examples=("lain env show", "lain env show --app hello -o json"))
@@ -114,5 +109,6 @@ def differences(view: EnvView) -> list[dict[str, str | None]]:
     ]
 
 
-for _each in (show, set_, unset, diff):
-    env.add_command(_each)
+env = group(
+    "env", "The app's environment, over the manifest's. A change makes a new release.", (show, set_, unset, diff)
+)

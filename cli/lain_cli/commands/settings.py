@@ -12,18 +12,13 @@ from click.shell_completion import get_completion_class
 
 from lain_cli.config import GLOBAL_KEYS, PHASE_KEYS, Config
 from lain_cli.context import Run
-from lain_cli.options import command
+from lain_cli.options import command, complete_phase, group
 from lain_cli.render import Screen, when
 from lain_shared.errors import Invalid, LainError, NotFound
 
 
 def _keys(keys: dict[str, str]) -> str:
     return "\n".join(f"  {name}: {help}" for name, help in keys.items())
-
-
-@click.group("config")
-def config() -> None:
-    """Show and change the configuration: files in ~/.lain (LAIN_HOME) and /etc/lain."""
 
 
 @command("show", phase=False, examples=("lain config show", "lain config show -o json-pretty"))
@@ -69,17 +64,16 @@ def save_global(run: Run, key: str, value: str) -> None:
     run.show({"key": key, "value": value}, lambda screen: screen.line(f"saved {key}", "good"))
 
 
-for _each in (show, save, save_global):
-    config.add_command(_each)
-
-
-def _complete_phase(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
-    run = ctx.find_object(Run) or Run()
-    return [name for name in run.config.phases() if name.startswith(incomplete)]
+config = group(
+    "config",
+    "Show and change the configuration: files in ~/.lain (LAIN_HOME) and /etc/lain.",
+    (show, save, save_global),
+    phase=False,
+)
 
 
 @command("use", phase=False, examples=("lain use prod", "lain use"))
-@click.argument("phase", required=False, shell_complete=_complete_phase)
+@click.argument("phase", required=False, shell_complete=complete_phase)
 def use(run: Run, phase: str | None) -> None:
     """Choose the phase that is used when none is named; without PHASE, list them."""
     if phase is not None:
@@ -195,9 +189,9 @@ def completion(run: Run, shell: str | None) -> None:
         raise NotFound(f"there is no completion for {name}", next="lain completion bash", code="no_completion")
     from lain_cli.main import LAIN, LAINCTL  # noqa: PLC0415
 
-    for group in (LAIN, LAINCTL):
-        variable = f"_{(group.name or '').upper()}_COMPLETE"
-        click.echo(found(group, {}, group.name or "", variable).source())
+    for each in (LAIN, LAINCTL):
+        variable = f"_{(each.name or '').upper()}_COMPLETE"
+        click.echo(found(each, {}, each.name or "", variable).source())
 
 
 @command("version", examples=("lain version", "lain version -o json"))
