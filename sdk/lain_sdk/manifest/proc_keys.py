@@ -23,6 +23,7 @@ from lain_sdk.manifest.values import (
     text,
     whole,
 )
+from lain_shared.placement import BadFilter, parse_filter
 
 LEAST_MEMORY = 6 * MIB
 DEFAULT_FILTER = "constraint:group==default"
@@ -68,7 +69,14 @@ mountpoint = checked("`host`, `host/path` or `/path`", mountpoint_problem)
 
 
 def _filter_problem(written: str) -> str:
-    return "" if _FILTER.match(written) else "this is no filter"
+    """As placement itself judges it, so that no filter is taken here that no node can be tried against."""
+    if not _FILTER.match(written):
+        return "this is no filter"
+    try:
+        parse_filter(written)
+    except BadFilter as error:
+        return error.why
+    return ""
 
 
 placement_filter = checked(

@@ -292,7 +292,16 @@ def test_26_filters(filters: str, expected: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    "written", ["group==ssd", "constraint:group=ssd", "constraint:==ssd", "constraint:group==", "affinity:a==~"]
+    "written",
+    [
+        "group==ssd",
+        "constraint:group=ssd",
+        "constraint:==ssd",
+        "constraint:group==",
+        "affinity:a==~",
+        "constraint:a==/(x+)+/",
+        "constraint:a==/x",
+    ],
 )
 def test_26_bad_filters(written: str) -> None:
     assert refused(f"web: {{filters: ['{written}']}}") == [("bad_value", "web.filters[0]")]
