@@ -40,14 +40,14 @@ BOOTSTRAP = (
 
 
 def document() -> dict[str, Any]:
-    """The compose file as data."""
+    """The compose file as data. Compose v2 ignores ``version``; docker-compose 1.29 takes the file for an ancient one without it."""
     services: dict[str, Any] = {"files": _once("files", {})}
     services["seed"] = _once(
         "seed", {"files": {"condition": "service_completed_successfully"}, "etcd": {"condition": "service_healthy"}}
     )
     for part in parts(SITE):
         services[part.name] = _service(part)
-    return {"name": "lain", "services": services}
+    return {"version": "3.9", "services": services}
 
 
 def _image(name: str, variable: str) -> str:
