@@ -218,7 +218,7 @@ LOGS = Key(
 LABELS = Key("labels", labels, None, "labels of the container", shown="none")
 FILTERS = Key(
     "filters",
-    list_of(placement_filter, single=True, most=50),
+    list_of(placement_filter, single=True, most=20),
     None,
     f"which nodes it may run on; `{DEFAULT_FILTER}` is added unless a `constraint:group` is given; [] : any node",
     shown=DEFAULT_FILTER,

@@ -232,9 +232,8 @@ def _read_command(spot: Spot) -> tuple[str, ...] | None:
     if spot.node.shape is Shape.LIST:
         words = [raw_text(one, allowed="a word of a command", numbers=True, most=64 * 1024) for one in spot.items()]
         return None if any(word is None for word in words) else tuple(word for word in words if word is not None)
-    line = raw_text(
-        spot, allowed=command.allowed, numbers=True, booleans=spot.node.value is True or spot.node.value is False
-    )
+    node = spot.node
+    line = raw_text(spot, allowed=command.allowed, numbers=True, booleans=isinstance(node.value, bool), most=64 * 1024)
     if line is None:
         return None
     try:
