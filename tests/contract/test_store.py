@@ -287,6 +287,18 @@ async def test_history_that_is_gone_is_compacted_not_skipped(any_store: MemorySt
         assert [change.value for change in await watcher.saw(1)] == [b"c"]
 
 
+async def test_a_watch_that_keeps_up_is_not_disturbed_by_compaction(any_store: MemoryStore | EtcdStore) -> None:
+    async with Watcher(any_store, "/w/", await revision_of(any_store) + 1) as watcher:
+        for number in range(5):
+            elsewhere = await any_store.put("/elsewhere", b"%d" % number)
+            if isinstance(any_store, EtcdStore):
+                await any_store.compact(elsewhere)
+            else:
+                any_store.compact(elsewhere)
+            await any_store.put("/w/1", b"%d" % number)
+            assert (await watcher.saw(number + 1))[-1].value == b"%d" % number
+
+
 async def test_many_watches_each_hear_everything(any_store: Store) -> None:
     start = await revision_of(any_store) + 1
     watchers = [Watcher(any_store, "/w/", start) for _ in range(20)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 from dataclasses import dataclass, field
 
 from lain_shared.errors import Compacted, Conflict, Invalid, LeaseLost, Unavailable, Uncertain
@@ -39,6 +39,15 @@ class _HeldLease:
     keys: set[str] = field(default_factory=set)
 
 
+@dataclass(slots=True, eq=False)
+class _Watch:
+    """A watch that stands: what is on its way to it, and the first revision it has not been sent."""
+
+    prefix: str
+    unread: int
+    pending: list[Change] = field(default_factory=list)
+
+
 class MemoryStore:
     """A store in memory. ``clock`` gives seconds; leases end by it (a ``ManualClock`` ends them when it is advanced)."""
 
@@ -54,6 +63,7 @@ class MemoryStore:
         self._away = False
         self._uncertain: list[bool] = []
         self._changed = asyncio.Event()
+        self._watches: list[_Watch] = []
 
     async def __aenter__(self) -> MemoryStore:
         return self
@@ -85,6 +95,9 @@ class MemoryStore:
 
     def compact(self, revision: int | None = None) -> None:
         """Forget history up to and including ``revision`` (default: all of it): a watch from there gets ``Compacted``."""
+        if not self._away:
+            for watch in self._watches:  # a watch that stands was sent everything before
+                self._send(watch)
         self._compacted = self._revision if revision is None else revision
         self._history = [item for item in self._history if item[0] > self._compacted]
         self._wake()
@@ -126,24 +139,33 @@ class MemoryStore:
         upcoming = start_revision or self._revision + 1
         if 0 < start_revision <= self._compacted:
             raise self._compaction(start_revision)
-        if not self._away:
-            yield Changes(upcoming - 1, ())
+        watch = _Watch(prefix, upcoming)
+        self._watches.append(watch)
+        try:
+            if not self._away:
+                yield Changes(upcoming - 1, ())
+            async with aclosing(self._sent_to(watch)) as sent:
+                async for items in sent:
+                    if items:
+                        upcoming = items[-1].revision + 1
+                    yield Changes(upcoming - 1, items)
+        finally:
+            self._watches.remove(watch)
+
+    async def _sent_to(self, watch: _Watch) -> AsyncGenerator[tuple[Change, ...], None]:
         last_sign = time.monotonic()
         while True:
             changed = self._changed
             self._expire()
             if not self._away:
-                if upcoming <= self._compacted:
-                    raise self._compaction(upcoming)
-                items = self._changes_from(prefix, upcoming)
-                if items:
-                    upcoming = items[-1].revision + 1
+                if not watch.pending:
+                    if watch.unread <= self._compacted:
+                        raise self._compaction(watch.unread)
+                    self._send(watch)
+                if watch.pending or time.monotonic() - last_sign >= self._progress_seconds:
+                    items, watch.pending = tuple(watch.pending), []
                     last_sign = time.monotonic()
-                    yield Changes(upcoming - 1, items)
-                    continue
-                if time.monotonic() - last_sign >= self._progress_seconds:
-                    last_sign = time.monotonic()
-                    yield Changes(upcoming - 1, ())
+                    yield items
                     continue
             try:
                 async with asyncio.timeout(POLL_SECONDS):
@@ -255,13 +277,13 @@ class MemoryStore:
         for lease_id in [lease_id for lease_id, lease in self._leases.items() if lease.deadline <= now]:
             self._end_lease(lease_id)
 
-    def _changes_from(self, prefix: str, revision: int) -> tuple[Change, ...]:
+    def _send(self, watch: _Watch) -> None:
         first = len(self._history)
-        while first and self._history[first - 1][0] >= revision:
+        while first and self._history[first - 1][0] >= watch.unread:
             first -= 1
-        return tuple(
-            change for _, changes in self._history[first:] for change in changes if change.key.startswith(prefix)
-        )
+        for _, changes in self._history[first:]:
+            watch.pending += [change for change in changes if change.key.startswith(watch.prefix)]
+        watch.unread = max(watch.unread, self._revision + 1)
 
     def _compaction(self, revision: int) -> Compacted:
         return Compacted(f"history before revision {self._compacted + 1} is gone, {revision} was asked for")

@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 @overload
 async def eventually(
-    predicate: Callable[[], Awaitable[T]],
+    predicate: Callable[[], Awaitable[T | None]],
     timeout_seconds: float = 10.0,
     what: str = "",
     *,
@@ -22,7 +22,7 @@ async def eventually(
 ) -> T: ...
 @overload
 async def eventually(
-    predicate: Callable[[], T], timeout_seconds: float = 10.0, what: str = "", *, interval_seconds: float = 0.01
+    predicate: Callable[[], T | None], timeout_seconds: float = 10.0, what: str = "", *, interval_seconds: float = 0.01
 ) -> T: ...
 async def eventually(
     predicate: Callable[[], Any], timeout_seconds: float = 10.0, what: str = "", *, interval_seconds: float = 0.01
