@@ -35,6 +35,8 @@ class Run:
         self.directory = directory or Path.cwd()
         self.phase_name: str | None = None
         self.output = "pretty"
+        self.app_word: str | None = None
+        """The app given as a word of its own, for commands that take one."""
 
     # --- configuration ---
 
@@ -78,12 +80,14 @@ class Run:
 
     def app(self, named: str | None) -> str:
         """The app to act on: the one named, else this directory's (whatever else is wrong with its manifest)."""
-        if named:
-            return named
+        if named and self.app_word and named != self.app_word:
+            raise Invalid(f"two apps are named: {self.app_word} and {named}", code="app_ambiguous")
+        if named or self.app_word:
+            return named or self.app_word or ""
         try:
             text = self.manifest_bytes()
         except NotFound as error:
-            error.next = "name the app with --app, or go to its directory"
+            error.next = "name the app, or go to its directory"
             raise
         if found := _APPNAME.search(text):
             return found[1].decode()

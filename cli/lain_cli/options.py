@@ -45,25 +45,34 @@ class LainCommand(click.Command):
 
     def _without_old_phase(self, ctx: click.Context, args: list[str]) -> list[str]:
         """``lain ps local`` → ``lain ps`` with the phase set, when ``local`` is the first positional and is configured."""
-        run: Run = ctx.obj
+        run: Run = ctx.ensure_object(Run)
         try:
-            given, positional, _ = self.make_parser(ctx).parse_args(list(args))
+            given, positional = self._split(ctx, args)
         except click.UsageError:
             return args
-        if run.phase_name or given.get("phase") or not positional or positional[0] not in run.config.phases():
+        phases = run.config.phases()
+        if run.phase_name or given.get("phase") or not positional or (phases and positional[0] not in phases):
             return args
+        if not phases and not any(isinstance(one, click.Argument) and one.name == "app_word" for one in self.params):
+            return args  # with no phase at all, an app's word is taken for one: what is missing is then named
         for index, word in enumerate(args):
             if word != positional[0]:
                 continue
             shorter = args[:index] + args[index + 1 :]
             try:
-                again, rest, _ = self.make_parser(ctx).parse_args(list(shorter))
+                again, rest = self._split(ctx, shorter)
             except click.UsageError:
                 continue
             if again == given and rest == positional[1:]:
                 run.phase_name = word
                 return shorter
         return args
+
+    def _split(self, ctx: click.Context, args: list[str]) -> tuple[dict[str, Any], list[str]]:
+        """Options and positional words of ``args``."""
+        options_only = click.Command(self.name, params=[one for one in self.params if isinstance(one, click.Option)])
+        given, words, _ = options_only.make_parser(ctx).parse_args(list(args))
+        return dict(given), words
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_epilog(ctx, formatter)
@@ -134,6 +143,19 @@ def app_option(function: F) -> F:
         "-a", "--app", "-t", "--target", "app", metavar="APP", shell_complete=_complete_app,
         help="The app (default: the one whose lain.yaml is here).",
     )(function)  # fmt: skip
+
+
+def app_argument(function: F) -> F:
+    """``--app``, or the app as a word of its own: ``lain ps hello``."""
+    word = click.argument(
+        "app_word", required=False, metavar="[APP]", expose_value=False, callback=_set_app, shell_complete=_complete_app
+    )
+    return word(app_option(function))
+
+
+def _set_app(ctx: click.Context, _: click.Parameter, value: str | None) -> None:
+    if value:
+        ctx.ensure_object(Run).app_word = value
 
 
 def _complete_app(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:

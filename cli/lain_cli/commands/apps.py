@@ -8,7 +8,7 @@ import click
 
 from lain_cli.context import Run
 from lain_cli.images import short_version
-from lain_cli.options import app_option, command
+from lain_cli.options import app_argument, command
 from lain_cli.render import Cell, Column, Screen, ago, columns, count, duration, size, when
 from lain_shared.errors import Conflict, LainError, NotFound
 
@@ -28,7 +28,7 @@ def styled(word: str) -> Cell:
 
 
 @command("reposit", examples=("lain reposit", "lain register -p prod --giturl https://git.example.org/hello"))
-@app_option
+@app_argument
 @click.option("--giturl", metavar="URL", help="Bind the app to this repository (default: the manifest's giturl).")
 def reposit(run: Run, app: str | None, giturl: str | None) -> None:
     """Register the app's name in the cluster; already registered is fine."""
@@ -67,7 +67,7 @@ def register(run: Run, name: str, giturl: str) -> bool:
 
 
 @command("ps", examples=("lain ps", "lain ps --app hello -o json"))
-@app_option
+@app_argument
 def ps(run: Run, app: str | None) -> None:
     """The app: state, addresses, procs, instances with node and address."""
     name = run.app(app)
@@ -209,7 +209,7 @@ def dashboard(run: Run, sort: str) -> None:
 
 
 @command("versions", examples=("lain versions", "lain versions --app hello -o json"))
-@app_option
+@app_argument
 def versions(run: Run, app: str | None) -> None:
     """Versions in the cluster's registry, newest first. Alias: appversion."""
     name = run.app(app)
@@ -237,7 +237,7 @@ def versions(run: Run, app: str | None) -> None:
 
 
 @command("history", examples=("lain history", "lain history --app hello -n 5"))
-@app_option
+@app_argument
 @click.option("-n", "--number", type=click.IntRange(1), default=20, show_default=True, help="Operations to show.")
 def history(run: Run, app: str | None, number: int) -> None:
     """What was done to the app, by whom, and how it ended; newest first."""
@@ -267,7 +267,7 @@ def _history_row(record: HistoryRecord) -> list[str | Cell]:
 
 
 @command("explain", examples=("lain explain", "lain explain --app hello -o json"))
-@app_option
+@app_argument
 def explain(run: Run, app: str | None) -> None:
     """Why is the app not well: findings with evidence and the next command, the worst first."""
     name = run.app(app)
@@ -297,7 +297,7 @@ def draw_findings(screen: Screen, view: ExplainView) -> None:
 
 
 @command("open", examples=("lain open", "lain open --print"))
-@app_option
+@app_argument
 @click.option("--print", "only_print", is_flag=True, help="Print the address; open nothing.")
 def open_(run: Run, app: str | None, only_print: bool) -> None:
     """Open the app in a browser; prints its address and a curl line that needs no DNS."""

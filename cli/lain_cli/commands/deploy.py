@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -13,13 +13,13 @@ from lain_cli.commands.apps import curl_line, url_of
 from lain_cli.context import Run
 from lain_cli.follow import conclude, draw_plan, follow, judge
 from lain_cli.images import short_version
-from lain_cli.options import app_option, command
+from lain_cli.options import app_argument, app_option, command
 from lain_cli.render import Screen, duration
-from lain_shared.errors import Invalid, NotFound
+from lain_cli.targets import parse_words
+from lain_shared.errors import NotFound
 
 if TYPE_CHECKING:
     from lain_sdk.api_types import AppView, VersionView
-    from lain_sdk.client import Console
     from lain_shared.model.app import HistoryRecord
 
 DETACH = click.option("-d", "--detach", is_flag=True, help="Return once it is accepted.")
@@ -29,7 +29,7 @@ TIMEOUT = click.option(
 
 
 @command("deploy", examples=("lain deploy", "lain deploy --plan", "lain deploy -p prod --version 1500000000-0123abc"))
-@app_option
+@app_argument
 @click.option("-v", "--version", metavar="VERSION", help="Version to deploy, or its beginning (default: the newest).")
 @click.option("--proc", metavar="PROC", help="Only this proc.")
 @click.option("--plan", "only_plan", is_flag=True, help="Show what would happen; change nothing.")
@@ -128,17 +128,20 @@ def match_version(text: str, known: Sequence[VersionView], app: str) -> str:
     )  # fmt: skip
 
 
-@command("rollback", examples=("lain rollback", "lain rollback 3"))
-@click.argument("release", type=int, required=False, metavar="[RELEASE]")
+@command("rollback", examples=("lain rollback", "lain rollback 3", "lain rollback hello 3"))
+@click.argument("words", nargs=-1, metavar="[APP] [RELEASE]")
 @app_option
 @click.option("-l", "--list", "only_list", is_flag=True, help="Show the releases that can run again.")
 @DETACH
 @TIMEOUT
 def rollback(
-    run: Run, *, release: int | None, app: str | None, only_list: bool, detach: bool, timeout: float | None
+    run: Run, *, words: tuple[str, ...], app: str | None, only_list: bool, detach: bool, timeout: float | None
 ) -> None:
     """Go back to an earlier release (default: the one before the current). It becomes a new release."""
-    name = run.app(app)
+    target = parse_words(words, app, lambda _: True)
+    if target.proc is not None:
+        raise click.UsageError("[APP] [RELEASE] are taken; a release is a number: lain rollback --list")
+    name, release = run.app(target.app), target.number
     if only_list:
         _list_releases(run, name)
         return
@@ -165,7 +168,7 @@ def _list_releases(run: Run, app: str) -> None:
 
 
 @command("cancel", examples=("lain cancel", "lain cancel --app hello --detach"))
-@app_option
+@app_argument
 @DETACH
 def cancel(run: Run, app: str | None, detach: bool) -> None:
     """Stop the running operation and go back to where it came from."""
@@ -186,44 +189,22 @@ def cancel(run: Run, app: str | None, detach: bool) -> None:
 
 
 @command("undeploy", examples=("lain undeploy", "lain undeploy --app hello --yes"))
-@app_option
-@click.option("--delete-volumes", is_flag=True, help="Delete its volumes too; asks for the app's name.")
-@click.option("--confirm", metavar="APP", help="The app's name, instead of being asked for it.")
+@app_argument
 @click.option("--force", is_flag=True, help="Even when other apps use its services.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @DETACH
 @TIMEOUT
 def undeploy(
-    run: Run, *, app: str | None, delete_volumes: bool, confirm: str | None, force: bool, yes: bool, detach: bool,
+    run: Run, *, app: str | None, force: bool, yes: bool, detach: bool,
     timeout: float | None,
 ) -> None:  # fmt: skip
     """Stop the app. Its name, history, releases and volumes stay."""
     name = run.app(app)
-    if delete_volumes:
-        _confirm_name(name, confirm)
-    elif not yes and sys.stdin.isatty():
+    if not yes and sys.stdin.isatty():
         click.confirm(f"stop {name} in {run.phase.name}?", abort=True, err=True)
-
-    async def body(console: Console) -> Any:
-        if delete_volumes:
-            return await console.undeploy(name, force=force, delete_volumes=True)  # type: ignore[call-arg]
-        return await console.undeploy(name, force=force)
-
-    accepted = run.call(body)
+    accepted = run.call(lambda console: console.undeploy(name, force=force))
     conclude(run, name, accepted, "undeploy", detach=detach, timeout_seconds=timeout)
     if accepted.volumes and run.output == "pretty":
         run.progress.line("volumes that stay:")
         for volume in accepted.volumes:
             run.progress.line(f"  {volume.name} on {volume.node}")
-
-
-def _confirm_name(name: str, given: str | None) -> None:
-    if given is None:
-        if not sys.stdin.isatty():
-            raise Invalid(
-                "deleting volumes needs the app's name", why="there is nobody to ask", next=f"add --confirm {name}",
-                code="not_confirmed",
-            )  # fmt: skip
-        given = click.prompt(f"This deletes every volume of {name}. Type the app's name to go on", err=True, default="")
-    if given != name:
-        raise Invalid(f"{given!r} is not {name!r}; nothing was done", code="not_confirmed")

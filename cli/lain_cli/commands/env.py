@@ -10,7 +10,7 @@ import click
 from lain_cli.commands.deploy import DETACH, TIMEOUT
 from lain_cli.context import Run
 from lain_cli.follow import conclude
-from lain_cli.options import app_option, command, group
+from lain_cli.options import app_argument, app_option, command, group
 from lain_cli.render import Cell, Column, Screen, columns
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
 
 
 @command("show", examples=("lain env show", "lain env show --app hello -o json"))
-@app_option
+@app_argument
 def show(run: Run, app: str | None) -> None:
     """What is set, and what each proc has from its manifest."""
     name = run.app(app)
@@ -79,7 +79,7 @@ def unset(run: Run, *, names: tuple[str, ...], app: str | None, detach: bool, ti
 
 
 @command("diff", examples=("lain env diff",))
-@app_option
+@app_argument
 def diff(run: Run, app: str | None) -> None:
     """Where what is set differs from what runs."""
     name = run.app(app)

@@ -12,7 +12,7 @@ from lain_cli.config import Phase
 from lain_cli.context import Run
 from lain_cli.docker import Docker
 from lain_cli.images import APP_LABEL, PHASES, image, parse_tag
-from lain_cli.options import app_option, command
+from lain_cli.options import app_argument, app_option, command
 from lain_cli.registry import PrepareRegistry
 from lain_cli.render import Screen, columns, size
 from lain_shared.errors import Invalid, NotFound
@@ -190,7 +190,7 @@ def show_pushed(run: Run, app: str, version: str, pushed: tuple[Pushed, ...]) ->
 
 
 @command("check", examples=("lain check", "lain check -p prod"))
-@app_option
+@app_argument
 @click.option("-v", "--version", metavar="VERSION", help="Another version than this commit's.")
 def check(run: Run, app: str | None, version: str | None) -> int:
     """Are both images of this commit in the phase's registry? Exit code 1 when not."""
@@ -210,7 +210,7 @@ def check(run: Run, app: str | None, version: str | None) -> int:
 
 @command("clear", phase=False, examples=("lain clear", "lain clear --without prepare,build"))
 @click.option("-w", "--without", metavar="PHASES", default="", help="Phases to keep, by comma.")
-@app_option
+@app_argument
 def clear(run: Run, without: str, app: str | None) -> None:
     """Remove this app's unversioned local images and build caches, and nothing else.
 
@@ -233,7 +233,7 @@ def clear(run: Run, without: str, app: str | None) -> None:
 
 
 @command("rmi", examples=("lain rmi", "lain rmi -p prod"))
-@app_option
+@app_argument
 def rmi(run: Run, app: str | None) -> None:
     """Remove local copies of the app's images for the phase's registry; versions a container runs from stay."""
     name = run.app(app)

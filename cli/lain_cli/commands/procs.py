@@ -10,6 +10,7 @@ from lain_cli.commands.deploy import DETACH, TIMEOUT
 from lain_cli.context import Run
 from lain_cli.follow import conclude
 from lain_cli.options import app_option, command
+from lain_cli.targets import read_proc, read_target
 from lain_shared.errors import NotFound
 
 LEAST_MEMORY = 4 * 1024**2
@@ -34,12 +35,11 @@ class MemorySize(click.ParamType[int]):
         return size
 
 
-INSTANCE = click.argument("instance", type=click.IntRange(1), required=False, metavar="[N]")
-PROC = click.argument("proc", required=False, metavar="[PROC]")
+WORDS = click.argument("words", nargs=-1, metavar="[APP] [PROC] [N]")
 
 
 @command("scale", examples=("lain scale web -n 3 -m 64M", "lain scale web --reset", "lain scale -p prod web -c 4"))
-@click.argument("proc")
+@click.argument("words", nargs=-1, required=True, metavar="[APP] PROC [N]")
 @app_option
 @click.option("-n", "--numinstances", "instances", type=click.IntRange(1), metavar="N", help="Instances, at least 1.")
 @click.option("-c", "--cpu", type=click.IntRange(0, 8), metavar="LEVEL", help="CPU level, 0 (a share) to 8.")
@@ -51,7 +51,7 @@ PROC = click.argument("proc", required=False, metavar="[PROC]")
 def scale(
     run: Run,
     *,
-    proc: str,
+    words: tuple[str, ...],
     app: str | None,
     instances: int | None,
     cpu: int | None,
@@ -61,10 +61,15 @@ def scale(
     detach: bool,
     timeout: float | None,
 ) -> None:
-    """Change instances, CPU or memory of a proc; it holds over deploys until --reset."""
+    """Change instances, CPU or memory of a proc; it holds over deploys until --reset. N is short for -n N."""
+    target = read_proc(run, words, app)
+    if target.number is not None:
+        if instances not in (None, target.number) or target.number < 1:
+            raise click.UsageError("say the number of instances once, at least 1")
+        instances = target.number
     if instances is None and cpu is None and memory is None and not reset:
         raise click.UsageError("say what to change: -n, -c, -m or --reset")
-    name = run.app(app)
+    name, proc = str(target.app), str(target.proc)
     try:
         accepted = run.call(
             lambda console: console.scale(name, proc, instances, cpu=cpu, memory=memory, reset=reset, replace=replace)
@@ -76,23 +81,20 @@ def scale(
 
 
 @command("restart", examples=("lain restart", "lain restart web", "lain restart web 2"))
-@PROC
-@INSTANCE
+@WORDS
 @app_option
 @DETACH
 @TIMEOUT
-def restart(
-    run: Run, *, proc: str | None, instance: int | None, app: str | None, detach: bool, timeout: float | None
-) -> None:
+def restart(run: Run, *, words: tuple[str, ...], app: str | None, detach: bool, timeout: float | None) -> None:
     """Replace running instances by new ones, without losing a request: all, of one proc, or one instance."""
-    name = run.app(app)
-    accepted = run.call(lambda console: console.restart(name, proc, instance))
+    target = read_target(run, words, app)
+    name = str(target.app)
+    accepted = run.call(lambda console: console.restart(name, target.proc, target.number))
     conclude(run, name, accepted, "restart", detach=detach, timeout_seconds=timeout)
 
 
 @command("stop", examples=("lain stop web", "lain stop web 2", "lain stop --app hello"))
-@PROC
-@INSTANCE
+@WORDS
 @app_option
 @click.option("--replace", is_flag=True, help="Take over from an operation that is running.")
 @DETACH
@@ -100,29 +102,27 @@ def restart(
 def stop(
     run: Run,
     *,
-    proc: str | None,
-    instance: int | None,
+    words: tuple[str, ...],
     app: str | None,
     replace: bool,
     detach: bool,
     timeout: float | None,
 ) -> None:
     """Stop instances: all, of one proc, or one. They keep number and volumes; lain start brings them back."""
-    name = run.app(app)
-    accepted = run.call(lambda console: console.stop(name, proc, instance, replace=replace))
+    target = read_target(run, words, app)
+    name = str(target.app)
+    accepted = run.call(lambda console: console.stop(name, target.proc, target.number, replace=replace))
     conclude(run, name, accepted, "stop", detach=detach, timeout_seconds=timeout)
 
 
 @command("start", examples=("lain start web", "lain start web 2"))
-@PROC
-@INSTANCE
+@WORDS
 @app_option
 @DETACH
 @TIMEOUT
-def start(
-    run: Run, *, proc: str | None, instance: int | None, app: str | None, detach: bool, timeout: float | None
-) -> None:
+def start(run: Run, *, words: tuple[str, ...], app: str | None, detach: bool, timeout: float | None) -> None:
     """Start instances that were stopped: all, of one proc, or one."""
-    name = run.app(app)
-    accepted = run.call(lambda console: console.start(name, proc, instance))
+    target = read_target(run, words, app)
+    name = str(target.app)
+    accepted = run.call(lambda console: console.start(name, target.proc, target.number))
     conclude(run, name, accepted, "start", detach=detach, timeout_seconds=timeout)

@@ -18,6 +18,7 @@ import click
 
 from lain_cli.context import Run
 from lain_cli.options import app_option, command
+from lain_cli.targets import read_proc, read_target
 from lain_shared.errors import Invalid, NotFound, Unavailable
 
 if TYPE_CHECKING:
@@ -43,8 +44,7 @@ def moment(text: str, now: float) -> float:
 
 
 @command("logs", output=False, examples=("lain logs", "lain logs web 2 -f", "lain logs web --since 10m --tail 100"))
-@click.argument("proc", required=False)
-@click.argument("instance", type=click.IntRange(1), required=False, metavar="[N]")
+@click.argument("words", nargs=-1, metavar="[APP] [PROC] [N]")
 @app_option
 @click.option("-f", "--follow", is_flag=True, help="Go on as it is written, until Ctrl-C.")
 @click.option("--since", metavar="TIME", help="From then on: 10m, 2h, 2026-01-31T12:00.")
@@ -53,8 +53,7 @@ def moment(text: str, now: float) -> float:
 def logs(
     run: Run,
     *,
-    proc: str | None,
-    instance: int | None,
+    words: tuple[str, ...],
     app: str | None,
     follow: bool,
     since: str | None,
@@ -64,7 +63,8 @@ def logs(
     """Output of one instance, or of all of a proc (default: of the only, or the web proc)."""
     if follow and previous:
         raise click.UsageError("--follow and --previous exclude each other: the container before writes no more")
-    name = run.app(app)
+    target = read_target(run, words, app)
+    name, proc, instance = str(target.app), target.proc, target.number
     start = moment(since, time.time()) if since else None
 
     async def body(console: Console) -> None:
@@ -126,15 +126,15 @@ def choose_proc(procs: list[str], wanted: str | None, app: str) -> str:
     context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False},
 )  # fmt: skip
 @app_option
-@click.argument("proc")
-@click.argument("words", nargs=-1, metavar="[N] [--] [COMMAND…]", type=click.UNPROCESSED)
-def exec_(run: Run, app: str | None, proc: str, words: tuple[str, ...]) -> int:
+@click.argument("words", nargs=-1, required=True, metavar="[APP] PROC [N] [-- COMMAND…]", type=click.UNPROCESSED)
+def exec_(run: Run, app: str | None, words: tuple[str, ...]) -> int:
     """Run a command inside an instance (default: instance 1, a shell), with this terminal. Its exit code is ours.
 
-    Options go before PROC: everything after it belongs to the command.
+    Options of lain go before PROC: what follows it belongs to the command.
     """
-    name = run.app(app)
-    instance, argv = split_words(words)
+    where, argv = split_words(words)
+    target = read_proc(run, where, app)
+    name, proc, instance = str(target.app), str(target.proc), target.number or 1
     tty = sys.stdin.isatty() and sys.stdout.isatty()
 
     async def body(console: Console) -> int:
@@ -147,15 +147,13 @@ def exec_(run: Run, app: str | None, proc: str, words: tuple[str, ...]) -> int:
 SHELL = ("/bin/sh", "-c", "command -v bash >/dev/null 2>&1 && exec bash || exec sh")
 
 
-def split_words(words: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-    """``2 -- ls`` → (2, ls); ``ls`` → (1, ls); nothing → (1, a shell) (pure)."""
-    rest = list(words)
-    instance = 1
-    if rest and rest[0].isdigit() and int(rest[0]) > 0:
-        instance = int(rest.pop(0))
-    if rest and rest[0] == "--":
-        rest.pop(0)
-    return instance, tuple(rest) or SHELL
+def split_words(words: tuple[str, ...]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """``web 2 -- ls -l`` → (web 2), (ls -l). Without ``--``: proc, a number if there is one, then the command (pure)."""
+    if "--" in words:
+        cut = words.index("--")
+        return words[:cut], words[cut + 1 :] or SHELL
+    cut = 2 if len(words) > 1 and words[1].isdecimal() else 1
+    return words[:cut], words[cut:] or SHELL
 
 
 class _Terminal:

@@ -19,8 +19,9 @@ def test_an_empty_home_names_the_missing_phase_and_the_fix(lain: Lain) -> None:
     assert "'local'" in done.err and "lain config save local" in done.err
 
 
-def test_the_old_form_with_an_unknown_phase_is_a_usage_error_not_a_crash(lain: Lain) -> None:
-    assert lain("ps", "local").code == 2
+def test_the_old_form_names_the_missing_phase_too(lain: Lain) -> None:
+    done = lain("ps", "local")
+    assert done.code == 1 and "'local'" in done.err and "lain config save local" in done.err
 
 
 def test_a_saved_key_is_shown_and_the_file_is_private(lain: Lain) -> None:

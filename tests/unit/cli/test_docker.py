@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import stat
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -35,7 +36,7 @@ CASES = [
 def test_what_docker_says_is_understood(said: str, kind: type[LainError], code: str) -> None:
     told = failure(["build", "-"], 1, ["Step 1/2 : FROM b", said], what="build image")
     assert type(told) is kind and told.error_code == code
-    assert told.message and told.next or code == "build_failed"
+    assert (told.message and told.next) or code == "build_failed"
 
 
 def test_a_failed_step_names_command_and_code() -> None:
@@ -97,7 +98,11 @@ def test_the_classic_builders_chatter_is_shortened(tmp_path: Path, monkeypatch: 
     environ = fake_docker(tmp_path / "bin", f"[ \"$1\" = buildx ] && exit 1; cat > /dev/null; printf '{noise}'\n")
     monkeypatch.setenv("PATH", environ["PATH"])
     log = Stream()
-    Docker(environ, log).stream(["build", "-"], feed=lambda pipe: pipe.write(b"x" * 100_000) and None)
+
+    def feed(pipe: IO[bytes]) -> None:
+        pipe.write(b"x" * 100_000)
+
+    Docker(environ, log).stream(["build", "-"], feed=feed)
     assert log.text() == "Step 1/2 : RUN make all\nhello\n"
 
 

@@ -102,9 +102,14 @@ def test_completion_knows_commands_and_phases(lain: Lain) -> None:
     script = "from lain_cli.main import lain; lain()"
 
     def complete(*words: str) -> str:
+        asked = {
+            "_LAIN_COMPLETE": "bash_complete",
+            "COMP_WORDS": " ".join(("lain", *words)),
+            "COMP_CWORD": str(len(words)),
+        }
         done = subprocess.run(
             [sys.executable, "-c", script], capture_output=True, text=True, check=False,
-            env={**lain.environ, "_LAIN_COMPLETE": "bash_complete", "COMP_WORDS": " ".join(("lain", *words)), "COMP_CWORD": str(len(words))},
+            env={**lain.environ, **asked},
         )  # fmt: skip
         return done.stdout
 

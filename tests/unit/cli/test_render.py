@@ -10,7 +10,7 @@ from lain_cli.render import Cell, Column, Progress, Screen, ago, columns, count,
 from tests.fixtures.cli import Stream
 
 HEAD = columns("NAME", Column("COUNT", right=True), Column("NOTE", least=12))
-ROWS = [
+ROWS: list[list[str | Cell]] = [
     [
         "web",
         Cell("3", "good"),
@@ -87,7 +87,8 @@ def test_fields_align_and_skip_what_is_empty() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "text"), [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (32 * 1024**2, "32 MiB"), (3 * 1024**4, "3072 GiB"), (None, "-")]
+    ("value", "text"),
+    [(0, "0 B"), (1023, "1023 B"), (1024, "1 KiB"), (1536, "1.5 KiB"), (32 * 1024**2, "32 MiB"), (3 * 1024**4, "3072 GiB"), (None, "-")],
 )  # fmt: skip
 def test_sizes(value: int | None, text: str) -> None:
     assert size(value) == text
