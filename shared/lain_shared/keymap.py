@@ -18,9 +18,17 @@ def families_table() -> str:
     rows = ["| family | key | written by | read by | says |", "|---|---|---|---|---|"]
     for family in FAMILIES:
         key = f"`/lain/{family.name}/" + "/".join(f"<{part}>" for part in family.parts) + "`"
-        notes = [note for note, holds in (("on a lease", family.leased), ("each node only its own", family.per_node)) if holds]
+        notes = [
+            note
+            for note, holds in (("on a lease", family.leased), ("each node only its own", family.per_node))
+            if holds
+        ]
         writers = ", ".join(family.writers) + (f" ({'; '.join(notes)})" if notes else "")
-        readers = ", ".join(reader for reader in family.readers if reader in DAEMONS) or "(later daemons)"
+        own = [f"{reader} (its own node's)" for reader in family.node_readers]
+        readers = (
+            ", ".join([r for r in family.readers if r in DAEMONS] + [r for r in own if r.split()[0] in DAEMONS])
+            or "(later daemons)"
+        )
         rows.append(f'| <a id="{family.name}"></a>`{family.name}` | {key} | {writers} | {readers} | {family.says} |')
     return "\n".join(rows)
 
@@ -33,7 +41,7 @@ def daemons_graph() -> str:
             between = [
                 family.name
                 for family in FAMILIES
-                if writer in family.writers and reader in family.readers and reader != writer and set(family.readers) - set(family.writers)
+                if writer in family.writers and reader in (*family.readers, *family.node_readers) and reader != writer
             ]
             if between:
                 lines.append(f'    {writer} -- "{"<br>".join(between)}" --> {reader}')

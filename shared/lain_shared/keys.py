@@ -42,6 +42,8 @@ class Family:
     readers: tuple[str, ...]
     says: str
     per_node: bool = False
+    node_readers: tuple[str, ...] = ()
+    """Daemons that read only what is under their own node: a node's agent learns nothing of other nodes' environments."""
     leased: bool = False
     version: int = 1
 
@@ -79,10 +81,10 @@ def _encode(part: str | int) -> str:
 
 CONFIG = Family("config", ("name",), (CONSOLE,), EVERYONE, "settings and public keys (JWKS)")
 TOKENS = Family("tokens", ("id",), (CONSOLE,), EVERYONE, "issued long-lived tokens: name, role, scope, expiry, revoked")
-APPS = Family("apps", ("app",), (CONSOLE,), EVERYONE, "registration, owner, current release")
-RELEASES = Family("releases", ("app", "release"), (CONSOLE,), (CONSOLE, DEPLOYD, BACKUPD), "one immutable release")
+APPS = Family("apps", ("app",), (CONSOLE,), (CONSOLE, BACKUPD), "registration, owner, current release")
+RELEASES = Family("releases", ("app", "release"), (CONSOLE,), (CONSOLE, BACKUPD), "one immutable release")
 HISTORY = Family("history", ("app", "operation"), (CONSOLE,), (CONSOLE,), "ended operations, with their evidence")
-OPERATIONS = Family("operations", ("app",), (CONSOLE,), (CONSOLE, DEPLOYD), "the running operation")
+OPERATIONS = Family("operations", ("app",), (CONSOLE,), (CONSOLE,), "the running operation")
 OPERATION_HOLDERS = Family(
     "operation-holders", ("app",), (CONSOLE,), (CONSOLE,), "which console drives it", leased=True
 )
@@ -101,16 +103,33 @@ DRAINS = Family("drains", ("node",), (DEPLOYD,), (DEPLOYD, CONSOLE), "a node dra
 SWITCHES = Family("switches", ("name",), (DEPLOYD,), (DEPLOYD, CONSOLE), "readonly, maintenance, guard, breaker")
 ALIVE = Family("alive", ("node",), (AGENT,), EVERYONE, "presence of a node's agent", per_node=True, leased=True)
 NODES_STATE = Family("nodes-state", ("node",), (AGENT,), EVERYONE, "capacity, versions, disk", per_node=True)
-OBSERVED = Family("observed", ("node", "pod"), (AGENT,), EVERYONE, "what runs, as its node saw it", per_node=True)
+OBSERVED = Family(
+    "observed",
+    ("node", "pod"),
+    (AGENT,),
+    (CONSOLE, DEPLOYD, NETWORKD, LAINLET, BACKUPD, REBELLION),
+    "what runs, as its node saw it",
+    per_node=True,
+    node_readers=(AGENT,),
+)
 LEADER = Family(
     "leader", ("service",), (DEPLOYD, BACKUPD), EVERYONE, "which replica leads; fences its writes", leased=True
 )
 SINGLETON_HOLDERS = Family(
     "singleton-holders", ("app", "proc"), (AGENT,), EVERYONE, "which node may let a singleton speak", leased=True
 )
-ASSIGN = Family("assign", ("node", "pod"), (DEPLOYD,), EVERYONE, "all a node needs to run one pod")
+ASSIGN = Family(
+    "assign",
+    ("node", "pod"),
+    (DEPLOYD,),
+    (CONSOLE, DEPLOYD, LVAULT),
+    "all a node needs to run one pod",
+    node_readers=(AGENT, NETWORKD, BACKUPD, REBELLION),
+)
 ENDPOINTS = Family("endpoints", ("app", "proc"), (DEPLOYD,), EVERYONE, "routes and addresses: all that routers read")
-STATUS = Family("status", ("app", "proc"), (DEPLOYD,), EVERYONE, "counts, progress, why an instance has no node")
+STATUS = Family(
+    "status", ("app", "proc"), (DEPLOYD,), (CONSOLE, DEPLOYD, LAINLET), "counts, progress, why an instance has no node"
+)
 ROUTER_MEMBERS = Family("router-members", ("router",), (WATCHER, DEPLOYD), EVERYONE, "which routers exist")
 ROUTERS = Family("routers", ("router",), (WATCHER,), EVERYONE, "what a router has applied", leased=True)
 BLOCKS = Family("blocks", ("block",), (AGENT,), EVERYONE, "the address block of a node (create-if-absent)")
@@ -160,7 +179,10 @@ def grants(daemon: str, node: str | None = None) -> tuple[Grant, ...]:
     """What the etcd user of ``daemon`` (on ``node``, for per-node daemons) may touch: exactly its families."""
     found: list[Grant] = []
     for family in FAMILIES:
-        if daemon in family.readers or daemon in family.writers:
+        if daemon in family.node_readers:
+            if node is not None:
+                found.append(Grant(family.under(node), write=False))
+        elif daemon in family.readers or daemon in family.writers:
             found.append(Grant(family.prefix, write=False))
         if daemon not in family.writers:
             continue
