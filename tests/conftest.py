@@ -4,6 +4,7 @@ pytest_plugins = [
     "tests.fixtures.leaks",
     "tests.fixtures.etcd",
     "tests.fixtures.docker",
+    "tests.fixtures.registry",
     "tests.fixtures.nginx",
     "tests.fixtures.routing",
     "tests.fixtures.cli",
