@@ -65,10 +65,14 @@ async def test_each_daemon_touches_exactly_its_families(closed: TlsCluster) -> N
             for family in keys.FAMILIES:
                 where = f"{keys.user_of(daemon, node)} on {family.name}"
                 writes = daemon in family.writers
-                reads = writes or daemon in family.readers
+                own_only = daemon in family.node_readers
+                reads = (writes or daemon in family.readers) and not own_only
                 own = example_key(family, owner_part(family, daemon, node))
                 assert await allowed_to_write(store, own) == writes, f"{where}: write"
                 assert await allowed_to_read(store, family.prefix) == reads, f"{where}: read"
+                if own_only and node is not None:
+                    assert await allowed_to_read(store, family.under(node)), f"{where}: read its own node's"
+                    assert not await allowed_to_read(store, family.under(node + "0")), f"{where}: read another node's"
             assert not await allowed_to_write(store, "/elsewhere")
             assert not await allowed_to_read(store, "")
 

@@ -125,7 +125,12 @@ def test_a_daemon_is_granted_its_families_and_no_other(given_key: tuple[Family, 
     granted = grants(daemon, "n1" if keys.is_per_node(daemon) else None)
     key = family.key(*parts)
     writes = daemon in family.writers
-    assert covered(granted, key, write=False) == (writes or daemon in family.readers)
+    if daemon in family.node_readers:
+        assert covered(granted, key, write=False) == (parts[0] == "n1")
+        assert covered(granted, family.key("n1", *parts[1:]), write=False)
+        assert not covered(granted, family.key("n10", *parts[1:]), write=False)
+    else:
+        assert covered(granted, key, write=False) == (writes or daemon in family.readers)
     if family.per_node:
         assert covered(granted, key, write=True) == (writes and parts[0] == "n1")
         assert covered(granted, family.key("n1", *parts[1:]), write=True) == writes
