@@ -48,6 +48,6 @@ async def eventually(
             seen = value
         if loop.time() >= deadline:
             raise AssertionError(
-                f"not within {timeout_seconds:g} s: {what or predicate!r}; last seen: {seen!r}"
+                f"not within {timeout_seconds:g} s: {what or repr(predicate)}; last seen: {seen!r}"
             ) from cause
         await asyncio.sleep(interval_seconds)
