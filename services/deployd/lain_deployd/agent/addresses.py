@@ -1,0 +1,89 @@
+"""Which address the next pod gets: never one that somebody may still send to. Pure; the picture it works on is kept on disk.
+
+An address is free when no ``endpoints`` and nothing on this node names it, it has rested for the quarantine, and every member router has
+applied a table that no longer holds it. The one that rested longest comes first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from ipaddress import IPv4Address, IPv4Network
+
+from lain_shared.model.route import Endpoints, RouterMember, RouterState
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What is known of an address that was in use."""
+
+    used: bool = True
+    """Something on this node has it."""
+    named: bool = False
+    """``endpoints`` name it."""
+    free_since: float = 0.0
+    """When both ended (seconds since the epoch)."""
+    removal_revision: int = 0
+    """Routers at this revision of ``endpoints`` or later no longer know it; 0: they never did."""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressBook:
+    """The addresses of one block that were ever in use."""
+
+    block: str = ""
+    past: Mapping[str, Past] = field(default_factory=dict)
+
+    def seen(self, *, used: Iterable[str], named: Iterable[str], revision: int, now: float) -> AddressBook:
+        """The book after a look around. ``revision``: the one up to which ``named`` is known."""
+        block = IPv4Network(self.block)
+        now_used = {address for address in used if address and IPv4Address(address) in block}
+        now_named = {address for address in named if IPv4Address(address) in block}
+        past = dict(self.past)
+        for address in {*past, *now_used, *now_named}:
+            before = past.get(address)
+            state = before or Past(used=False)
+            in_use, is_named = address in now_used, address in now_named
+            if state.named and not is_named:
+                state = replace(state, removal_revision=revision)
+            if (state.used or state.named) and not (in_use or is_named):
+                state = replace(state, free_since=now)
+            past[address] = replace(state, used=in_use, named=is_named)
+        return self if past == self.past else replace(self, past=past)
+
+    def free(self, *, now: float, quarantine_seconds: float, applied_revision: float) -> tuple[str, ...]:
+        """The addresses that may be given out now, in the order to do so. ``applied_revision``: what every member router has applied."""
+        if not self.block:
+            return ()
+        found: list[tuple[float, int, str]] = []
+        for host in usable(self.block):
+            address = str(host)
+            state = self.past.get(address)
+            if state is None:
+                found.append((0.0, int(host), address))
+            elif not (state.used or state.named) and _rested(state, now, quarantine_seconds, applied_revision):
+                found.append((state.free_since, int(host), address))
+        return tuple(address for _, _, address in sorted(found))
+
+
+def _rested(state: Past, now: float, quarantine_seconds: float, applied_revision: float) -> bool:
+    """Distance, not difference: a clock set back by less than the quarantine must not cut it short."""
+    return abs(now - state.free_since) >= quarantine_seconds and state.removal_revision <= applied_revision
+
+
+def usable(block: str) -> tuple[IPv4Address, ...]:
+    """Addresses of a block that pods may have: all but the network's, the bridge's own (the first) and the broadcast's."""
+    return tuple(IPv4Network(block).hosts())[1:]
+
+
+def named_addresses(endpoints: Iterable[Endpoints]) -> frozenset[str]:
+    return frozenset(address for one in endpoints for address in one.addresses)
+
+
+def applied_by_all(members: Iterable[RouterMember], states: Mapping[str, RouterState]) -> float:
+    """The revision of ``endpoints`` that every member router has applied; one that says nothing may be arbitrarily old."""
+    return min(
+        (states[member.router].applied_revision if member.router in states else -1 for member in members),
+        default=math.inf,
+    )

@@ -1,0 +1,333 @@
+"""Carrying out one action of the plan on one pod. Each arm is idempotent: "already so" is success."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import structlog
+
+from lain_deployd.agent import volumes
+from lain_deployd.agent.engine import (
+    AddressTaken,
+    BadLimits,
+    Container,
+    ContainerNameTaken,
+    ContainerSpec,
+    ContainerState,
+    Engine,
+    EngineRefused,
+    EngineUnavailable,
+    Image,
+    ImageAbsent,
+    ImageMissing,
+    NoSuchContainer,
+    RegistryUnreachable,
+)
+from lain_deployd.agent.images import Images
+from lain_deployd.agent.plan import after_exit, after_failure, is_crash
+from lain_deployd.agent.pods import (
+    LABEL_NODE,
+    LABEL_POD,
+    Action,
+    Create,
+    Forget,
+    Ground,
+    Memory,
+    NoteExit,
+    NoteUnready,
+    Order,
+    Remove,
+    Restart,
+    Start,
+    Stop,
+    Update,
+    View,
+)
+from lain_deployd.agent.spec import Place, container_of
+from lain_shared.errors import LainError
+from lain_shared.model.pod import Evidence
+
+log = structlog.get_logger()
+
+EVIDENCE_LINES = 20
+EVIDENCE_LINE_BYTES = 500
+UPDATE_RETRY_SECONDS = 30.0
+REGISTRY_RETRY_SECONDS = 15.0
+"""A registry that comes back is noticed within this."""
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What an action left behind. ``memory`` None: nothing is remembered of the pod any more."""
+
+    memory: Memory | None
+    containers: tuple[Container, ...]
+    ok: bool = True
+
+
+class Executor:
+    """Acts on the Engine of this node. ``known_volumes`` names the instances that are known to have data here."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        images: Images,
+        place: Callable[[], Place],
+        known_volumes: Callable[[], Iterable[str]],
+        *,
+        clock: Callable[[], float] = time.time,
+        parallel_starts: int = 4,
+    ) -> None:
+        self._engine = engine
+        self._images = images
+        self._place = place
+        self._known_volumes = known_volumes
+        self._clock = clock
+        self._starts = asyncio.Semaphore(parallel_starts)
+        self._owners: dict[tuple[str, str], tuple[int, int]] = {}
+
+    async def carry_out(self, action: Action, view: View, ground: Ground, tell: Callable[[str], None]) -> Outcome:
+        """Do it; a failure is in the outcome's memory. Raises only ``EngineUnavailable``: then nothing is known, and nothing changed.
+
+        ``tell`` is told what is going on, in words, for people.
+        """
+        memory = view.memory or Memory()
+        try:
+            match action:
+                case Create(_, address) if view.order is not None:
+                    return await self._create(view.order, replace(memory, address=address), tell)
+                case Start(_, container):
+                    return await self._start(view, container, memory, tell)
+                case NoteExit(_, container):
+                    return await self._note_exit(view, container, memory, ground)
+                case NoteUnready(_, container, text):
+                    return await self._note_unready(view, container, memory, text)
+                case Restart(_, container, timeout, because):
+                    tell("restarting")
+                    log.info("pod_restarting", pod=str(view.pod), because=because)
+                    await self._engine.stop(container, timeout)
+                    return await self._look(view, memory)
+                case Update(_, container, _):
+                    return await self._update(view, action, container, memory)
+                case Stop(_, container, timeout):
+                    tell("stopping")
+                    began = self._clock()
+                    await self._engine.stop(container, timeout)
+                    log.info("pod_stopped", pod=str(view.pod), seconds=round(self._clock() - began, 3))
+                    return await self._look(view, memory)
+                case Remove(_, container):
+                    await self._engine.remove(container)
+                    return Outcome(view.memory or memory, tuple(c for c in view.containers if c.id != container))
+                case Forget():
+                    log.info("pod_gone", pod=str(view.pod))
+                    return Outcome(None, ())
+        except EngineUnavailable:
+            raise
+        except NoSuchContainer:
+            return await self._look(view, memory)
+        except LainError as error:
+            return await self._failed(action, view, memory, error)
+        return Outcome(memory, view.containers)
+
+    # --- making and starting ------------------------------------------------------------------------------------------
+
+    async def _create(self, order: Order, memory: Memory, tell: Callable[[str], None]) -> Outcome:
+        place = self._place()
+        spec = container_of(order.assignment, memory.address, place)
+        try:
+            root = Path(place.volumes_root)
+            await asyncio.to_thread(volumes.require, order.assignment, root, tuple(self._known_volumes()))
+            image = await self._images.have(spec.image, tell)
+            async with self._starts:
+                tell("creating")
+                try:
+                    container = await self._make(spec, image)
+                except ImageAbsent:  # it was here a moment ago
+                    self._images.forget(spec.image)
+                    container = await self._make(spec, await self._images.have(spec.image, tell))
+        except EngineUnavailable:
+            raise
+        except LainError as error:
+            return self._refused(order, memory, error)
+        log.info("pod_created", pod=str(order.pod), address=memory.address, container=container.id[:12])
+        return Outcome(replace(memory, error=""), (container,))
+
+    async def _make(self, spec: ContainerSpec, image: Image) -> Container:
+        user = spec.user or image.user
+        known = (image.id, user)
+        if volumes.is_numeric(user):
+            self._owners[known] = volumes.owner_of(user)
+        await asyncio.to_thread(volumes.make, spec.mounts, self._owners.get(known, (0, 0)))
+        try:
+            made = await self._engine.create(spec)
+        except ContainerNameTaken:
+            return await self._adopt(spec)
+        if known not in self._owners:  # a name: only the image's own /etc/passwd knows who that is
+            passwd = await self._engine.read_file(made, "/etc/passwd") or b""
+            group = await self._engine.read_file(made, "/etc/group") or b"" if ":" in user else b""
+            self._owners[known] = volumes.owner_of(user, passwd, group)
+            await asyncio.to_thread(volumes.make, spec.mounts, self._owners[known])
+        return Container(
+            id=made,
+            name=spec.name,
+            labels=spec.labels,
+            state=ContainerState.CREATED,
+            image=spec.image,
+            limits=spec.limits,
+            address=spec.address,
+            created_at=self._clock(),
+        )
+
+    async def _adopt(self, spec: ContainerSpec) -> Container:
+        """A container of this pod's name is there: ours from a try whose answer was lost, or somebody else's."""
+        found = await self._engine.container(spec.name)
+        if found is not None and all(found.labels.get(name) == spec.labels[name] for name in (LABEL_POD, LABEL_NODE)):
+            return found
+        raise EngineRefused(
+            f"a container named {spec.name} is there that is not ours",
+            next=f"rename or remove it: docker rename {spec.name} …",
+        )
+
+    async def _start(self, view: View, container: str, memory: Memory, tell: Callable[[str], None]) -> Outcome:
+        async with self._starts:
+            tell("starting")
+            began = self._clock()
+            try:
+                await self._engine.start(container)
+            except AddressTaken as error:  # it never ran with it, so that nobody can know it yet: take another
+                if view.container is not None and view.container.started_at is None:
+                    await self._engine.remove(container)
+                    return Outcome(after_failure(replace(memory, address="", error=error.message), self._clock()), ())
+                raise
+            log.info("pod_started", pod=str(view.pod), address=memory.address, seconds=round(self._clock() - began, 3))
+        return await self._look(view, replace(memory, failures=0, error="", retry_at=0.0))
+
+    async def _look(self, view: View, memory: Memory) -> Outcome:
+        """What is there now, read from the Engine."""
+        found = [await self._engine.container(container.id) for container in view.containers]
+        return Outcome(memory, tuple(container for container in found if container is not None))
+
+    # --- while it runs ------------------------------------------------------------------------------------------------
+
+    async def _update(self, view: View, action: Update, container: str, memory: Memory) -> Outcome:
+        wanted = action.limits
+        refusal = ""
+        current = view.container.limits.memory_bytes if view.container is not None else 0
+        if wanted.memory_bytes < current:
+            used = await self._engine.memory_used(container)
+            if used is not None and used > wanted.memory_bytes:
+                refusal = (
+                    f"memory stays at {current // MIB} MiB: {used / MIB:.1f} MiB are in use, "
+                    f"more than the {wanted.memory_bytes // MIB} MiB wanted"
+                )
+        if not refusal:
+            try:
+                await self._engine.update(container, wanted)
+            except BadLimits as error:
+                refusal = f"limits stay as they are: {error.why or error.message}"
+        if refusal:
+            until = self._clock() + UPDATE_RETRY_SECONDS
+            log.warning("pod_update_refused", pod=str(view.pod), why=refusal)
+            return Outcome(
+                replace(memory, refused=wanted, refused_until=until, error=refusal), view.containers, ok=False
+            )
+        log.info("pod_updated", pod=str(view.pod), memory_bytes=wanted.memory_bytes, cpu=wanted.cpu_quota_percent)
+        return await self._look(view, replace(memory, refused=None, refused_until=0.0, error=""))
+
+    async def _note_exit(self, view: View, container: Container, memory: Memory, ground: Ground) -> Outcome:
+        if view.order is None:
+            return Outcome(memory, view.containers)
+        kind = view.order.assignment.type
+        noted = after_exit(memory, container, kind, ground)
+        if noted.done_exit_code == 0 or not is_crash(container, ground.engine_since):
+            log.info("pod_exited", pod=str(view.pod), exit_code=container.exit_code, crash=False)
+            return Outcome(replace(noted, error=""), view.containers)
+        because = view.health_now.restart_because if view.health_now is not None else ""
+        text = how_it_ended(container, because)
+        evidence = Evidence(
+            at=container.finished_at or ground.now,
+            reason="probe_failed" if because else "oom_killed" if container.oom_killed else "exited",
+            text=text,
+            exit_code=container.exit_code,
+            probe=because,
+            last_lines=await self.last_lines(container),
+        )
+        log.warning(
+            "pod_crashed", pod=str(view.pod), exit_code=container.exit_code, oom_killed=container.oom_killed,
+            restarts=noted.restarts, retry_seconds=max(0.0, round(noted.retry_at - ground.now, 1)),
+        )  # fmt: skip
+        return Outcome(replace(noted, evidence=evidence, error=text), view.containers, ok=False)
+
+    async def _note_unready(self, view: View, container: Container, memory: Memory, text: str) -> Outcome:
+        now = self._clock()
+        lines = await self.last_lines(container)
+        if memory.unready_noted_at == 0.0:
+            log.warning(
+                "pod_not_ready", pod=str(view.pod), probe=text, seconds=round(now - (container.started_at or now))
+            )
+        evidence = Evidence(at=now, reason="probe_failed", text=f"not ready: {text}", probe=text, last_lines=lines)
+        return Outcome(replace(memory, unready_noted_at=now, evidence=evidence, error=text), view.containers)
+
+    async def last_lines(self, container: Container) -> tuple[str, ...]:
+        """The last output of its latest run; empty when it cannot be had: evidence must not stand in the way of acting."""
+        try:
+            output = b""
+            async with (
+                asyncio.timeout(5.0),
+                self._engine.logs(container.id, since=container.started_at or 0.0, tail=EVIDENCE_LINES) as chunks,
+            ):
+                async for chunk in chunks:
+                    output += chunk.data
+        except (LainError, TimeoutError):
+            return ()
+        lines = output.decode(errors="replace").splitlines()[-EVIDENCE_LINES:]
+        return tuple(line[:EVIDENCE_LINE_BYTES] for line in lines)
+
+    # --- failures -----------------------------------------------------------------------------------------------------
+
+    def _refused(self, order: Order, memory: Memory, error: LainError) -> Outcome:
+        """It could not be made: remembered with the reason, tried again later."""
+        text = f"{error.message}: {error.why}" if error.why else error.message
+        evidence = Evidence(at=self._clock(), reason=_reason_of_error(error), text=text)
+        if memory.error != text:  # one line an episode
+            log.warning("pod_not_created", pod=str(order.pod), code=error.error_code, error=text)
+        at_most = REGISTRY_RETRY_SECONDS if isinstance(error, RegistryUnreachable) else 300.0
+        failed = after_failure(replace(memory, error=text, evidence=evidence), self._clock(), at_most_seconds=at_most)
+        return Outcome(failed, (), ok=False)
+
+    async def _failed(self, action: Action, view: View, memory: Memory, error: LainError) -> Outcome:
+        text = f"{error.message}: {error.why}" if error.why else error.message
+        log.warning(
+            "pod_action_failed", pod=str(view.pod), action=type(action).__name__, code=error.error_code, error=text
+        )
+        evidence = Evidence(at=self._clock(), reason="engine_error", text=text)
+        seen = await self._look(view, memory)
+        return replace(
+            seen, memory=after_failure(replace(memory, error=text, evidence=evidence), self._clock()), ok=False
+        )
+
+
+def how_it_ended(container: Container, restart_because: str) -> str:
+    """The exit in words."""
+    if restart_because:
+        return f"restarted: {restart_because}"
+    if container.oom_killed:
+        return f"killed by the kernel: out of memory (limit {container.limits.memory_bytes // MIB} MiB)"
+    ran = (container.finished_at or 0.0) - (container.started_at or 0.0)
+    return f"exited with code {container.exit_code} after {max(0.0, ran):.1f} s"
+
+
+def _reason_of_error(error: LainError) -> str:
+    match error:
+        case ImageMissing():
+            return "image_missing"
+        case RegistryUnreachable():
+            return "registry_unreachable"
+        case volumes.VolumeMissing():
+            return "volume_missing"
+    return "engine_error"

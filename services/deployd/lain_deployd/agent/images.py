@@ -1,0 +1,112 @@
+"""Images on this node: brought here once however many pods wait, and cleared away only when the disk is filling up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import structlog
+
+from lain_deployd.agent.engine import Credentials, Engine, Image, ImageMissing, PullProgress
+
+log = structlog.get_logger()
+
+PARALLEL_PULLS = 2
+MIB = 1024 * 1024
+
+
+def words(progress: PullProgress) -> str:
+    """Progress for people, coarse enough not to be news ten times a second."""
+    if progress.total_bytes < MIB:
+        return "pulling"
+    return f"pulling {progress.done_bytes // MIB} of {progress.total_bytes // MIB} MB"
+
+
+@dataclass
+class _Pull:
+    """One pull, and everyone who waits for it."""
+
+    task: asyncio.Task[None]
+    listeners: list[Callable[[str], None]]
+
+
+class Images:
+    """The images of this node. ``used`` remembers what the agent itself brought, and when it was last needed."""
+
+    def __init__(
+        self, engine: Engine, credentials: Callable[[], Credentials | None], clock: Callable[[], float]
+    ) -> None:
+        self._engine = engine
+        self._credentials = credentials
+        self._clock = clock
+        self._pulls: dict[str, _Pull] = {}
+        self._known: dict[str, Image] = {}
+        self._gate = asyncio.Semaphore(PARALLEL_PULLS)
+        self.used: dict[str, float] = {}
+
+    async def have(self, reference: str, on_progress: Callable[[str], None]) -> Image:
+        """The image, brought here if it is not: ``ImageMissing``, ``RegistryUnreachable`` when it cannot be."""
+        if reference in self.used:
+            self.used[reference] = self._clock()
+        if (known := self._known.get(reference)) is not None:
+            return known
+        found = await self._engine.image(reference)
+        if found is None:
+            await self._pull(reference, on_progress)
+            self.used[reference] = self._clock()
+            found = await self._engine.image(reference)
+        if found is None:
+            raise ImageMissing(f"image {reference} was pulled and is not there")
+        self._known[reference] = found
+        return found
+
+    def forget(self, reference: str) -> None:
+        """It turned out not to be there any more."""
+        self._known.pop(reference, None)
+
+    async def _pull(self, reference: str, on_progress: Callable[[str], None]) -> None:
+        pull = self._pulls.get(reference)
+        if pull is None:
+            listeners: list[Callable[[str], None]] = []
+            pull = _Pull(asyncio.create_task(self._bring(reference, listeners), name=f"pull {reference}"), listeners)
+            self._pulls[reference] = pull
+        pull.listeners.append(on_progress)
+        try:
+            await asyncio.shield(pull.task)
+        finally:
+            pull.listeners.remove(on_progress)
+            if not pull.listeners:
+                pull.task.cancel()  # nobody waits for it any more
+                await asyncio.gather(pull.task, return_exceptions=True)
+                self._pulls.pop(reference, None)
+
+    async def _bring(self, reference: str, listeners: list[Callable[[str], None]]) -> None:
+        told = ""
+
+        def tell(progress: PullProgress) -> None:
+            nonlocal told
+            if (text := words(progress)) != told:
+                told = text
+                for listener in listeners:
+                    listener(text)
+
+        for listener in listeners:
+            listener("pulling (waiting for other pulls)" if self._gate.locked() else "pulling")
+        async with self._gate:
+            began = self._clock()
+            await self._engine.pull(reference, self._credentials(), tell)
+            log.info("image_pulled", image=reference, seconds=round(self._clock() - began, 3))
+
+    async def clear(self, needed: frozenset[str], full: Callable[[], bool]) -> tuple[str, ...]:
+        """Remove what the agent brought and no assigned pod needs, least recently used first, until the disk is no longer ``full``."""
+        gone: list[str] = []
+        for reference in sorted(self.used.keys() - needed, key=lambda one: self.used[one]):
+            if not full():
+                break
+            if await self._engine.remove_image(reference):
+                self.used.pop(reference)
+                self.forget(reference)
+                gone.append(reference)
+                log.info("image_removed", image=reference)
+        return tuple(gone)

@@ -1,0 +1,384 @@
+"""The pods of this node: a pass looks at all of them, a worker takes one through its next steps, probes and events hurry the next pass."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+
+import structlog
+
+from lain_deployd.agent.addresses import AddressBook
+from lain_deployd.agent.disk import Disk, Saved
+from lain_deployd.agent.engine import Container, Engine, EngineEvent, EngineUnavailable
+from lain_deployd.agent.execute import Executor
+from lain_deployd.agent.metrics import AgentMetrics
+from lain_deployd.agent.observing import observe
+from lain_deployd.agent.plan import ALIVE, after_engine_restart, backoff_seconds, due_at, in_order, next_step
+from lain_deployd.agent.pods import LABEL_NODE, LABEL_POD, Create, Forget, Ground, Health, Memory, NoteExit, Order, View
+from lain_deployd.agent.probes import Prober, Target
+from lain_shared.model.pod import Observed, PodId, ProcType
+
+log = structlog.get_logger()
+
+WORKERS_GRACE_SECONDS = 2.0
+"""What is being created or started when the agent stops gets this long; a pull or a slow stop is taken up by the next agent."""
+MAX_HOLD_SECONDS = 30.0
+
+
+class Keeper:
+    """Background part and ``one_pass`` of the pods. It owns all that is known of them; nobody else changes it."""
+
+    def __init__(
+        self,
+        node: str,
+        engine: Engine,
+        executor: Executor,
+        disk: Disk,
+        metrics: AgentMetrics,
+        *,
+        wake: Callable[[], None] = lambda: None,
+        on_report: Callable[[], None] = lambda: None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self.name = "pods"
+        self.node = node
+        self.cpus = 1
+        self.orders: dict[PodId, Order] = {}
+        self.whole = False
+        self.listed = False
+        """Every container of ours is known."""
+        self.containers: dict[PodId, tuple[Container, ...]] = {}
+        self.memory: dict[PodId, Memory] = {}
+        self.health: dict[PodId, Health] = {}
+        self.report: dict[PodId, Observed] = {}
+        self.book = AddressBook()
+        self.free: Callable[[AddressBook], tuple[str, ...]] = lambda _book: ()
+        """Addresses that may be given out now; set by whoever knows routers and endpoints."""
+        self.look_around: Callable[[AddressBook, Iterable[str]], AddressBook] = lambda book, _used: book
+        self.wake, self.on_report = wake, on_report
+        self.prober: Prober | None = None
+        self._engine, self._executor, self._disk, self._metrics, self._clock = engine, executor, disk, metrics, clock
+        self._busy: dict[PodId, str] = {}
+        self._workers: dict[PodId, asyncio.Task[None]] = {}
+        self._held: dict[PodId, tuple[float, int]] = {}
+        self._dirty: set[PodId] = set()
+        self._looked_nano: dict[PodId, int] = {}
+        self._stopped = asyncio.Event()
+        saved = disk.load()
+        self.saved = saved or Saved()
+        self.remembers = saved is not None
+        """There is a picture from before this process."""
+        self._restore(self.saved)
+
+    # --- what was known before ----------------------------------------------------------------------------------------
+
+    def _restore(self, saved: Saved) -> None:
+        self.orders = {order.pod: order for order in saved.orders}
+        self.memory = {PodId.parse(name): memory for name, memory in saved.memory.items()}
+        self.health = {PodId.parse(name): health for name, health in saved.health.items()}
+        self.book = saved.addresses
+
+    def seed(self, observed: Iterable[Observed]) -> None:
+        """What the store says we saw: all there is to go by when the disk remembers nothing."""
+        if self.remembers:
+            return
+        for seen in observed:
+            pod = seen.pod
+            self.memory.setdefault(
+                pod, Memory(address=seen.address, restarts=seen.restarts, evidence=seen.evidence, error=seen.error)
+            )
+            if seen.started_at is not None:
+                self.health.setdefault(pod, Health(seen.started_at, seen.ready, seen.ready_at))
+        self.remembers = True
+
+    # --- what others tell ---------------------------------------------------------------------------------------------
+
+    def ordered(self, orders: Mapping[PodId, Order]) -> None:
+        """Every assignment of this node, as the store has it."""
+        self.orders, self.whole = dict(orders), True
+
+    def relisted(self, containers: Iterable[Container], asked_nano: int) -> None:
+        """Every container that carries our labels, as of ``asked_nano``."""
+        found: dict[PodId, list[Container]] = {}
+        for container in containers:
+            if (pod := self._pod_of(container.labels)) is not None:
+                found.setdefault(pod, []).append(container)
+        for pod in found.keys() | self.containers.keys():
+            if pod in self._workers:
+                self._dirty.add(pod)  # the list may be older than what its worker just did
+                continue
+            self._take(pod, tuple(found.get(pod, ())))
+            self._looked_nano[pod] = asked_nano
+        self.listed = True
+
+    def happened(self, event: EngineEvent) -> None:
+        """Something happened to a container: look at it, unless we looked since."""
+        pod = self._pod_of(event.labels)
+        if pod is not None and event.at_nano > self._looked_nano.get(pod, 0):
+            self._dirty.add(pod)
+            self.wake()
+
+    def engine_restarted(self, lost_at: float, now: float) -> None:
+        """The Engine is another process than before: what ended on the way did not crash."""
+        self.saved = replace(self.saved, engine_since=now)
+        for pod, memory in self.memory.items():
+            if pod not in self._workers:
+                self.memory[pod] = after_engine_restart(memory, lost_at, now)
+
+    def became_ready(self, target: Target, ready: bool, text: str) -> None:
+        """A probe's verdict on one run."""
+        known = self.health.get(target.pod)
+        if known is None or known.run != target.started_at:
+            known = Health(target.started_at)
+        if ready and not known.ready:
+            seconds = round(self._clock() - target.started_at, 3)
+            log.info("pod_ready", pod=str(target.pod), seconds=seconds)
+            self._metrics.ready_seconds.observe(max(0.0, seconds))
+            known = replace(known, ready_at=self._clock())
+        elif known.ready and not ready:
+            log.warning("pod_not_ready_any_more", pod=str(target.pod), why=text)
+        self.health[target.pod] = replace(known, ready=ready, text=text)
+        self.wake()
+
+    def wants_restart(self, target: Target, text: str) -> None:
+        known = self.health.get(target.pod)
+        if known is None or known.run != target.started_at:
+            known = Health(target.started_at)
+        self.health[target.pod] = replace(known, restart_because=text)
+        self.wake()
+
+    # --- a pass -------------------------------------------------------------------------------------------------------
+
+    async def one_pass(self) -> float | None:
+        """Look at every pod, put workers to those that need something, say what is seen. Returns when to look again, in seconds."""
+        if not self.listed:
+            raise EngineUnavailable("the node's containers are not known yet", retry_seconds=1.0)
+        if not (self.whole or self.remembers):
+            return None  # neither store nor disk said anything yet: whoever hears first wakes us
+        await self._look_again()
+        now = self._clock()
+        used = {memory.address for memory in self.memory.values()}
+        used |= {one.address for pod in self.containers.values() for one in pod}
+        self.book = self.look_around(self.book, used - {""})
+        ground = self._ground(now)
+        due: list[float] = []
+        for pod in sorted(self.pods()):
+            view = self.view(pod)
+            held_until = self._held.get(pod, (0.0, 0))[0]
+            if held_until > now:
+                due.append(held_until)
+            elif pod not in self._workers and not self._stopped.is_set() and next_step(view, ground) is not None:
+                self._put_to_work(pod)
+            if (at := due_at(view, ground)) is not None:
+                due.append(at)
+        self._probe()
+        self._tell(ground)
+        await self.save()
+        return max(0.0, min(due) - self._clock()) if due else None
+
+    def pods(self) -> set[PodId]:
+        return self.orders.keys() | self.containers.keys() | self.memory.keys()
+
+    def view(self, pod: PodId) -> View:
+        return View(
+            pod,
+            self.orders.get(pod),
+            self.containers.get(pod, ()),
+            self.memory.get(pod),
+            self.health.get(pod),
+            self._busy.get(pod, ""),
+        )
+
+    def _ground(self, now: float) -> Ground:
+        taken = {memory.address for memory in self.memory.values()}
+        address = next((one for one in self.free(self.book) if one not in taken), "")
+        return Ground(now, self.whole, self.saved.engine_since, self.cpus, address)
+
+    async def _look_again(self) -> None:
+        """Inspect what events said has changed, unless its worker will anyway."""
+        waiting = [pod for pod in self._dirty if pod not in self._workers]
+        for pod in waiting:
+            self._dirty.discard(pod)
+        try:
+            await asyncio.gather(*(self._inspect(pod) for pod in waiting))
+        except EngineUnavailable:
+            self._dirty.update(waiting)
+            raise
+
+    async def _inspect(self, pod: PodId) -> None:
+        asked_nano = time.time_ns()
+        found = await self._engine.containers({LABEL_POD: str(pod), LABEL_NODE: self.node})
+        if pod in self._workers:
+            self._dirty.add(pod)
+            return
+        self._looked_nano[pod] = asked_nano
+        self._take(pod, found)
+
+    def _take(self, pod: PodId, containers: tuple[Container, ...]) -> None:
+        if containers:
+            self.containers[pod] = in_order(containers)
+            known = self.memory.get(pod)
+            address = self.containers[pod][0].address
+            if known is None or (address and known.address != address):
+                self.memory[pod] = replace(known or Memory(), address=address)
+        else:
+            self.containers.pop(pod, None)
+
+    def _pod_of(self, labels: Mapping[str, str]) -> PodId | None:
+        """The pod a container is, if it is one of this node's; somebody else's container is never looked at twice."""
+        if labels.get(LABEL_NODE) != self.node:
+            return None
+        try:
+            return PodId.parse(labels.get(LABEL_POD, ""))
+        except ValueError:
+            return None
+
+    # --- workers ------------------------------------------------------------------------------------------------------
+
+    def _put_to_work(self, pod: PodId) -> None:
+        task = asyncio.create_task(self._work(pod), name=f"pod {pod}")
+        self._workers[pod] = task
+
+        def done(_: asyncio.Task[None]) -> None:
+            self._workers.pop(pod, None)
+            self._busy.pop(pod, None)
+            self.wake()
+
+        task.add_done_callback(done)
+
+    async def _work(self, pod: PodId) -> None:
+        """Take one pod as far as it goes now."""
+        try:
+            while not self._stopped.is_set():
+                ground, view = self._ground(self._clock()), self.view(pod)
+                action = next_step(view, ground)
+                if action is None:
+                    self._held.pop(pod, None)
+                    return
+                if isinstance(action, Create):  # decided before it is done: an address is never given out twice
+                    self.memory[pod] = replace(self.memory.get(pod) or Memory(), address=action.address)
+                    view = self.view(pod)
+                asked_nano = time.time_ns()
+                self._dirty.discard(pod)
+                kind = type(action).__name__.lower()
+                outcome = await self._executor.carry_out(action, view, ground, lambda text: self._busy_with(pod, text))
+                self._metrics.actions.labels(kind, "ok" if outcome.ok else "failed").inc()
+                self._looked_nano[pod] = asked_nano
+                self.containers[pod] = in_order(outcome.containers)
+                if not outcome.containers:
+                    self.containers.pop(pod)
+                if outcome.memory is not None:
+                    self.memory[pod] = outcome.memory
+                if isinstance(action, Forget):
+                    self.memory.pop(pod, None)
+                    self.health.pop(pod, None)
+                    self._looked_nano.pop(pod, None)
+                    return
+                if not outcome.ok and not isinstance(action, Create | NoteExit):
+                    self._hold(pod)
+                    return
+                self._busy.pop(pod, None)
+                self.wake()
+        except EngineUnavailable as error:
+            self._dirty.add(pod)
+            self._hold(pod, quiet=True)
+            log.info("pod_waits_for_engine", pod=str(pod), error=error.message)
+        except Exception as error:  # a fault of ours with one pod must not stop the others
+            self._hold(pod)
+            log.error("pod_worker_crashed", pod=str(pod), exc_info=error)
+
+    def _hold(self, pod: PodId, *, quiet: bool = False) -> None:
+        """Leave it alone for a while: what it needed just failed."""
+        failures = 1 if quiet else self._held.get(pod, (0.0, 0))[1] + 1
+        self._held[pod] = (self._clock() + min(backoff_seconds(failures), MAX_HOLD_SECONDS), failures)
+
+    def _busy_with(self, pod: PodId, text: str) -> None:
+        if self._busy.get(pod) != text:
+            self._busy[pod] = text
+            self.wake()
+
+    # --- probes and reports -------------------------------------------------------------------------------------------
+
+    def _probe(self) -> None:
+        if self.prober is None:
+            return
+        targets: dict[PodId, Target] = {}
+        for pod, containers in self.containers.items():
+            view, container, order = self.view(pod), containers[0], self.orders.get(pod)
+            if (
+                order is None
+                or not order.assignment.run
+                or container.state not in ALIVE
+                or container.started_at is None
+            ):
+                continue
+            if order.assignment.type is ProcType.ONESHOT:
+                continue  # it is not there to be ready but to end
+            template, health = order.assignment.template, view.health_now
+            targets[pod] = Target(
+                pod=pod,
+                container=container.id,
+                started_at=container.started_at,
+                address=container.address,
+                readiness=template.readiness,
+                liveness=template.liveness,
+                startup=template.startup,
+                port=template.port,
+                ready=health is not None and health.ready,
+            )
+        self.prober.follow(targets)
+
+    def _tell(self, ground: Ground) -> None:
+        report: dict[PodId, Observed] = {}
+        for pod in self.pods():
+            view = self.view(pod)
+            if view.order is None and not self.whole:
+                if pod in self.report:
+                    report[pod] = self.report[pod]  # unknown is not empty
+                continue
+            if (seen := observe(view, ground)) is not None:
+                report[pod] = seen
+        self._metrics.count(report.values())
+        if report != self.report:
+            self.report = report
+            self.on_report()
+
+    async def save(self) -> None:
+        """Keep the picture on disk, if it changed."""
+        self.saved = replace(
+            self.saved,
+            orders=tuple(self.orders[pod] for pod in sorted(self.orders)),
+            memory={str(pod): self.memory[pod] for pod in sorted(self.memory)},
+            health={str(pod): self.health[pod] for pod in sorted(self.health) if pod in self.memory},
+            addresses=self.book,
+        )
+        await self._disk.save(self.saved)
+
+    # --- part ---------------------------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        return self.listed and (self.whole or self.remembers)
+
+    @property
+    def why_not_ready(self) -> str:
+        if not self.listed:
+            return "the Engine's containers are not known yet"
+        return "" if self.ready else "the assignments are not known yet"
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    async def run(self) -> None:
+        try:
+            await self._stopped.wait()
+            if self._workers:
+                await asyncio.wait(tuple(self._workers.values()), timeout=WORKERS_GRACE_SECONDS)
+        finally:
+            workers = tuple(self._workers.values())
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            await self.save()

@@ -1,0 +1,396 @@
+"""The agent's loops around its pods: following the Engine, saying what was seen, saying what the node has, keeping the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import structlog
+
+from lain_deployd.agent import addresses, volumes
+from lain_deployd.agent.addresses import AddressBook
+from lain_deployd.agent.blocks import Blocks
+from lain_deployd.agent.engine import Engine, EngineEvent, EngineInfo, EngineUnavailable
+from lain_deployd.agent.images import Images
+from lain_deployd.agent.keeper import Keeper
+from lain_deployd.agent.metrics import AgentMetrics
+from lain_deployd.agent.pods import LABEL_NODE, LABEL_POD, Order
+from lain_deployd.agent.spec import reference_of
+from lain_shared import keys
+from lain_shared.errors import LainError
+from lain_shared.mirror import Mirror
+from lain_shared.model.config import ClusterConfig
+from lain_shared.model.node import NodeState
+from lain_shared.model.pod import Assignment, Observed
+from lain_shared.model.route import Endpoints, RouterMember, RouterState
+from lain_shared.records import BadRecord, Records
+from lain_shared.stopping import until_stopped
+from lain_shared.store import Store
+
+log = structlog.get_logger()
+
+TOLD_ACTIONS = frozenset({"create", "start", "die", "destroy", "oom", "pause", "unpause", "rename"})
+MAX_BACKOFF_SECONDS = 1.0
+PARALLEL_WRITES = 8
+SOON_SECONDS = 0.2
+"""How often to look while the node has no network for pods yet."""
+MIB = 1024 * 1024
+
+
+class EngineWatch:
+    """Background part: every container of ours is known, and what happens to one is noticed at once.
+
+    Subscribe, then list, then read: nothing falls between. Anew every ``resync_seconds``, and whenever the Engine comes back.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        keeper: Keeper,
+        metrics: AgentMetrics,
+        *,
+        clock: Callable[[], float] = time.time,
+        resync_seconds: float = 30.0,
+    ) -> None:
+        self.name = "engine"
+        self.reachable = False
+        self.info: EngineInfo | None = None
+        self.trouble = ""
+        self.on_change: Callable[[], None] = lambda: None
+        self._engine, self._keeper, self._metrics, self._clock = engine, keeper, metrics, clock
+        self._resync_seconds = resync_seconds
+        self._stopped = asyncio.Event()
+        self._last_contact = keeper.saved.last_event_nano / 1e9 or clock()
+        self._known = False
+        """This process has met the Engine before."""
+
+    @property
+    def ready(self) -> bool:
+        return self.reachable
+
+    @property
+    def why_not_ready(self) -> str:
+        return "" if self.reachable else self.trouble or "the Engine has not answered yet"
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    async def run(self) -> None:
+        await until_stopped(self._stopped, self._follow())
+
+    async def _follow(self) -> None:
+        failures = 0
+        while True:
+            try:
+                await self._one_round()
+                failures = 0
+            except LainError as error:
+                failures = 0 if self.reachable else failures + 1
+                self._lost(error)
+                await asyncio.sleep(min(0.05 * 2.0 ** min(failures, 10), MAX_BACKOFF_SECONDS))
+
+    async def _one_round(self) -> None:
+        self.info = await self._engine.info()
+        self._keeper.cpus = self.info.cpus
+        await self._same_engine()
+        since_nano = self._keeper.saved.last_event_nano if self._keeper.saved.last_event else 0
+        async with self._engine.events(since_nano) as events:
+            asked_nano = time.time_ns()
+            self._keeper.relisted(
+                await self._engine.containers({LABEL_POD: "", LABEL_NODE: self._keeper.node}), asked_nano
+            )
+            self._found()
+            try:
+                async with asyncio.timeout(self._resync_seconds):
+                    async for event in events:
+                        self._take(event)
+            except TimeoutError:
+                self._last_contact = self._clock()
+                return
+        raise EngineUnavailable("the Engine ended its events")
+
+    async def _same_engine(self) -> None:
+        """Find out whether the Engine is the process we knew: it remembers its own events, and nobody else's."""
+        saved = self._keeper.saved
+        if self.reachable:
+            return  # no break since we last looked
+        if saved.last_event:
+            remembered = await self._engine.recent_events(saved.last_event_nano)
+            if any(event.identity == saved.last_event for event in remembered):
+                return
+        elif self._known:
+            pass  # it said nothing so far, and went away: take it for another one
+        now = self._clock()
+        log.info("engine_is_new", last_contact=round(self._last_contact, 3))
+        self._keeper.engine_restarted(self._last_contact, now)
+
+    def _take(self, event: EngineEvent) -> None:
+        self._last_contact = self._clock()
+        saved = self._keeper.saved
+        if event.at_nano < saved.last_event_nano or event.identity == saved.last_event:
+            return
+        self._keeper.saved = replace(saved, last_event_nano=event.at_nano, last_event=event.identity)
+        if event.action in TOLD_ACTIONS:
+            self._keeper.happened(event)
+
+    def _found(self) -> None:
+        self._known = True
+        if not self.reachable:
+            self.reachable, self.trouble = True, ""
+            self._metrics.engine_up.set(1)
+            log.info("engine_reached", version=self.info.version if self.info else "")
+            self.on_change()
+        self._last_contact = self._clock()
+        self._keeper.wake()
+
+    def _lost(self, error: LainError) -> None:
+        self.trouble = f"{error.message}: {error.why}" if error.why else error.message
+        if self.reachable:
+            log.warning("engine_lost", error=self.trouble)
+        self.reachable = False
+        self._metrics.engine_up.set(0)
+        self.on_change()
+
+
+class Observing:
+    """One pass of the loop that makes ``observed/<node>/`` equal to the keeper's report. Several writes at once, none twice."""
+
+    def __init__(self, store: Store, keeper: Keeper) -> None:
+        self._records = Records(store, keys.OBSERVED, Observed)
+        self._store = store
+        self._keeper = keeper
+        self._written: dict[str, bytes] | None = None
+
+    async def one_pass(self) -> float | None:
+        if self._written is None:
+            await self._read()
+        if not self._keeper.ready or self._written is None:
+            return None
+        family, node = self._records.family, self._keeper.node
+        wanted = {family.key(node, str(pod)): self._records.encode(seen) for pod, seen in self._keeper.report.items()}
+        surplus = [key for key in self._written if key not in wanted] if self._keeper.whole else []
+        changed = [key for key, value in wanted.items() if self._written.get(key) != value]
+        gate = asyncio.Semaphore(PARALLEL_WRITES)
+        try:
+            async with asyncio.TaskGroup() as group:
+                for key in changed:
+                    group.create_task(self._put(gate, key, wanted[key]))
+                for key in surplus:
+                    group.create_task(self._delete(gate, key))
+        except ExceptionGroup as errors:
+            self._written = None  # some may have been written: read again before deciding
+            raise errors.exceptions[0] from errors
+        return None
+
+    async def _read(self) -> None:
+        listing = await self._store.list(self._records.family.under(self._keeper.node))
+        self._written = {entry.key: entry.value for entry in listing.entries}
+        seen: list[Observed] = []
+        for entry in listing.entries:
+            try:
+                seen.append(self._records.decode(entry.key, entry.value))
+            except BadRecord as error:
+                log.error("record_unreadable", key=entry.key, error=str(error))
+        self._keeper.seed(seen)
+        self._keeper.wake()
+
+    async def _put(self, gate: asyncio.Semaphore, key: str, value: bytes) -> None:
+        async with gate:
+            await self._store.put(key, value)
+            if self._written is not None:
+                self._written[key] = value
+
+    async def _delete(self, gate: asyncio.Semaphore, key: str) -> None:
+        async with gate:
+            await self._store.delete(key)
+            if self._written is not None:
+                self._written.pop(key, None)
+
+
+class Surroundings:
+    """What the store says that addresses and orders depend on."""
+
+    def __init__(
+        self,
+        keeper: Keeper,
+        *,
+        assignments: Mirror[Assignment],
+        endpoints: Mirror[Endpoints],
+        members: Mirror[RouterMember],
+        routers: Mirror[RouterState],
+        blocks: Blocks,
+        quarantine_seconds: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._keeper, self._assignments, self._blocks = keeper, assignments, blocks
+        self._endpoints, self._members, self._routers = endpoints, members, routers
+        self._quarantine_seconds, self._clock = quarantine_seconds, clock
+        keeper.free, keeper.look_around = self.free, self.look_around
+
+    def take_orders(self) -> None:
+        """Hand the assignments on to the keeper, if the store has been read."""
+        if self._assignments.ready:
+            orders = (
+                Order(stored.value, stored.entry.mod_revision) for stored in self._assignments.snapshot().values()
+            )
+            self._keeper.ordered({order.pod: order for order in orders})
+
+    @property
+    def _known(self) -> bool:
+        return self._endpoints.ready and self._members.ready and self._routers.ready
+
+    def look_around(self, book: AddressBook, used: Iterable[str]) -> AddressBook:
+        """The address book with what is used and named now."""
+        if not self._blocks.block:
+            return book
+        if book.block != self._blocks.block:
+            book = AddressBook(self._blocks.block)
+        if not self._endpoints.ready:
+            return book
+        named = addresses.named_addresses(stored.value for stored in self._endpoints.snapshot().values())
+        return book.seen(used=used, named=named, revision=self._endpoints.revision, now=self._clock())
+
+    def free(self, book: AddressBook) -> tuple[str, ...]:
+        """Addresses for new pods: none while it is not known who else may know them, or the network is not there."""
+        if not (self._known and self._blocks.network_ready):
+            return ()
+        applied = addresses.applied_by_all(
+            (stored.value for stored in self._members.snapshot().values()),
+            {stored.value.router: stored.value for stored in self._routers.snapshot().values()},
+        )
+        return book.free(now=self._clock(), quarantine_seconds=self._quarantine_seconds, applied_revision=applied)
+
+
+class NodeReport:
+    """One pass of the loop that keeps the address block, ``nodes-state/<node>`` and the disk."""
+
+    def __init__(
+        self,
+        store: Store,
+        keeper: Keeper,
+        watch: EngineWatch,
+        *,
+        blocks: Blocks,
+        images: Images,
+        cluster: Callable[[], ClusterConfig | None],
+        root: Path,
+        registry: str,
+        reserved_memory_bytes: int | None,
+        disk_high_percent: int,
+        free_addresses: Callable[[], int],
+        version: str,
+    ) -> None:
+        self._records = Records(store, keys.NODES_STATE, NodeState)
+        self._keeper, self._watch, self._blocks, self._images, self._cluster = keeper, watch, blocks, images, cluster
+        self._root, self._registry = root, registry
+        self._reserved_memory_bytes, self._disk_high_percent = reserved_memory_bytes, disk_high_percent
+        self._free_addresses, self._version = free_addresses, version
+        self._written: NodeState | None = None
+        self._read = False
+
+    async def one_pass(self) -> float | None:
+        problems: list[str] = []
+        await self._block(problems)
+        if not self._read:
+            stored = await self._records.get(self._keeper.node)
+            self._written = None if stored is None else stored.value
+            named = () if stored is None else stored.value.volumes
+            self._learn_volumes(named)
+            self._read = True
+        missing = await self._look_at_volumes()
+        problems.extend(f"the data of {name} is gone from this node's disk" for name in sorted(missing))
+        await self._clear_images(problems)
+        state = self._state(tuple(problems))
+        if state is not None and not nearly_same(self._written, state):
+            await self._records.put(state, self._keeper.node)
+            self._written = state
+        return None if self._blocks.network_ready and state is not None else SOON_SECONDS
+
+    async def _block(self, problems: list[str]) -> None:
+        try:
+            cluster = self._cluster()
+            before = self._blocks.network_ready
+            await self._blocks.ensure(None if cluster is None else cluster.pod_network)
+            if not before:
+                self._keeper.wake()
+        except EngineUnavailable:
+            pass  # said below
+        except LainError as error:
+            problems.append(f"{error.message}: {error.why}" if error.why else error.message)
+
+    def _learn_volumes(self, named: Iterable[str]) -> None:
+        saved = self._keeper.saved
+        self._keeper.saved = replace(saved, volumes=tuple(sorted({*saved.volumes, *named})))
+
+    async def _look_at_volumes(self) -> set[str]:
+        there = await asyncio.to_thread(volumes.on_disk, self._root)
+        self._learn_volumes(there)
+        return {*self._keeper.saved.volumes} - there
+
+    async def _clear_images(self, problems: list[str]) -> None:
+        if not self._watch.reachable:
+            return
+        full = self._disk_is_full
+        if full():
+            wanted = self._keeper.orders.values()
+            needed = frozenset(reference_of(order.assignment.template.image, self._registry) for order in wanted)
+            await self._images.clear(needed, full)
+            if full():
+                problems.append(f"the disk is more than {self._disk_high_percent} % full")
+        self._keeper.saved = replace(self._keeper.saved, images=dict(self._images.used))
+
+    def _disk_is_full(self) -> bool:
+        usage = shutil.disk_usage(existing(self._root))
+        return (usage.total - usage.free) * 100 > usage.total * self._disk_high_percent
+
+    def _state(self, problems: tuple[str, ...]) -> NodeState | None:
+        info = self._watch.info
+        if info is None:
+            return None  # nothing is known of this machine yet, by way of its Engine
+        usage = shutil.disk_usage(existing(self._root))
+        reserved = self._reserved_memory_bytes
+        if not self._watch.reachable:
+            problems = (f"the Engine does not answer: {self._watch.trouble}", *problems)
+        elif not info.live_restore:
+            problems = ("the Engine runs without live-restore: its restart ends every container", *problems)
+        return NodeState(
+            node=self._keeper.node,
+            cpus=info.cpus,
+            memory_bytes=info.memory_bytes,
+            reserved_memory_bytes=max(256 * MIB, info.memory_bytes // 20) if reserved is None else reserved,
+            disk_total_bytes=usage.total,
+            disk_free_bytes=usage.free,
+            engine_version=info.version,
+            engine_reachable=self._watch.reachable,
+            agent_version=self._version,
+            kernel=info.kernel,
+            block=self._blocks.block,
+            free_addresses=self._free_addresses(),
+            volumes=self._keeper.saved.volumes,
+            problems=problems,
+        )
+
+
+def existing(path: Path) -> Path:
+    """``path``, or the nearest folder above it that exists."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
+def nearly_same(one: NodeState | None, other: NodeState) -> bool:
+    """Whether two states differ only in what is not worth a write: disk by less than a hundredth of it."""
+    if one is None or abs(one.disk_free_bytes - other.disk_free_bytes) * 100 > other.disk_total_bytes:
+        return False
+    return replace(one, disk_free_bytes=other.disk_free_bytes) == other
+
+
+def boot_id() -> str:
+    """The kernel's id of this boot."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return os.uname().release

@@ -1,0 +1,169 @@
+"""The agent's parts, in the order in which they start: the only file that knows them all."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from functools import partial
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+import msgspec
+from prometheus_client import CollectorRegistry
+
+from lain_deployd.adapters.docker import DockerEngine
+from lain_deployd.agent import api, loops
+from lain_deployd.agent.blocks import Blocks
+from lain_deployd.agent.disk import Disk
+from lain_deployd.agent.engine import Engine
+from lain_deployd.agent.execute import Executor
+from lain_deployd.agent.images import Images
+from lain_deployd.agent.keeper import Keeper
+from lain_deployd.agent.metrics import AgentMetrics
+from lain_deployd.agent.probes import Prober
+from lain_deployd.agent.settings import PREFIX, Settings
+from lain_deployd.agent.spec import Place
+from lain_shared import daemon, keys
+from lain_shared.daemon import Daemon, Health
+from lain_shared.etcd import EtcdStore
+from lain_shared.lease import Presence
+from lain_shared.loop import Loop, LoopMetrics
+from lain_shared.mirror import Mirror
+from lain_shared.model.config import ClusterConfig
+from lain_shared.model.node import Alive
+from lain_shared.model.pod import Assignment
+from lain_shared.model.route import Endpoints, RouterMember, RouterState
+from lain_shared.records import Records, encode
+from lain_shared.settings import read_settings
+from lain_shared.store import Store
+from lain_shared.tls import server_context
+from lain_shared.trust import Trust
+
+
+@asynccontextmanager
+async def agent(settings: Settings, health: Health) -> AsyncIterator[Daemon]:
+    """An agent on etcd and the node's Engine, ready to run."""
+    settings.check()
+    async with (
+        EtcdStore.connect(settings.etcd, tls_dir=settings.tls_dir) as store,
+        DockerEngine.connect(settings.docker) as engine,
+    ):
+        yield assembled(settings, health, store, engine)
+
+
+def assembled(settings: Settings, health: Health, store: Store, engine: Engine) -> Daemon:
+    """The same on any store and engine."""
+    clock, node = time.time, settings.node
+    registry = CollectorRegistry()
+    metrics, loop_metrics = AgentMetrics(registry), LoopMetrics(registry)
+    disk = Disk(settings.state_dir / "agent.json")
+    images = Images(engine, settings.credentials, clock)
+    executor = Executor(
+        engine, images, lambda: Place(node, settings.registry, settings.root, keeper.cpus),
+        lambda: keeper.saved.volumes, clock=clock, parallel_starts=settings.parallel_starts,
+    )  # fmt: skip
+    keeper = Keeper(node, engine, executor, disk, metrics, clock=clock)
+    images.used.update(keeper.saved.images)
+    keeper.prober = prober = Prober(engine, clock=clock, on_ready=keeper.became_ready, on_restart=keeper.wants_restart)
+    watch = loops.EngineWatch(engine, keeper, metrics, clock=clock, resync_seconds=settings.resync_seconds)
+    blocks = Blocks(store, engine, node, wanted=settings.block, remembered=keeper.book.block)
+
+    def look() -> None:
+        surroundings.take_orders()
+        pods.wake()
+
+    trust = Trust(store)
+    config = trust.parts[0]
+    assignments = Mirror(Records(store, keys.ASSIGN, Assignment), under=(node,), on_change=look)
+    endpoints = Mirror(Records(store, keys.ENDPOINTS, Endpoints), on_change=look)
+    members = Mirror(Records(store, keys.ROUTER_MEMBERS, RouterMember), on_change=look)
+    routers = Mirror(Records(store, keys.ROUTERS, RouterState), on_change=look)
+    surroundings = loops.Surroundings(
+        keeper, assignments=assignments, endpoints=endpoints, members=members, routers=routers, blocks=blocks,
+        quarantine_seconds=settings.address_quarantine_seconds, clock=clock,
+    )  # fmt: skip
+
+    def free_addresses() -> int:
+        count = len(surroundings.free(keeper.book))
+        metrics.free_addresses.set(count)
+        return count
+
+    pods = Loop("passes", keeper.one_pass, max_backoff_seconds=1.0, metrics=loop_metrics)
+    observed = Loop("observed", loops.Observing(store, keeper).one_pass, max_backoff_seconds=1.0, metrics=loop_metrics)
+    report = loops.NodeReport(
+        store, keeper, watch, blocks=blocks, images=images, cluster=partial(_cluster, config), root=settings.volumes_root,
+        registry=settings.registry, reserved_memory_bytes=settings.reserved_memory_bytes,
+        disk_high_percent=settings.disk_high_percent, free_addresses=free_addresses, version=version("lain-deployd"),
+    )  # fmt: skip
+    states = Loop("node", report.one_pass, max_backoff_seconds=2.0, metrics=loop_metrics)
+    keeper.wake, keeper.on_report = pods.wake, observed.wake
+    presence = Presence(
+        store, partial(_alive, settings, watch, clock()), settings.lease_seconds, settings.state_dir / "lease.json"
+    )
+
+    def engine_changed() -> None:
+        states.wake()
+        presence.wake()
+
+    watch.on_change = engine_changed
+    parts = (
+        *trust.parts,
+        assignments,
+        endpoints,
+        members,
+        routers,
+        watch,
+        keeper,
+        prober,
+        pods,
+        observed,
+        states,
+        presence,
+    )
+    health.parts.extend(parts)
+    app = api.api.build(
+        verifier=trust.verifier,
+        probes=health.probes,
+        metrics=registry,
+        context={api.KEEPER: keeper, api.ENGINE: engine, api.NODE_LOOP: states},
+    )
+    return Daemon(
+        name="agent",
+        parts=parts,
+        app=app,
+        listen=settings.listen,
+        port=settings.port,
+        ssl_context=server_context(settings.tls_dir) if settings.tls_dir else None,
+        grace_seconds=settings.grace_seconds,
+    )
+
+
+def _alive(settings: Settings, watch: loops.EngineWatch, since: float) -> tuple[str, bytes]:
+    alive = Alive(
+        node=settings.node,
+        agent_url=settings.agent_url,
+        engine_id="" if watch.info is None else watch.info.id,
+        boot_id=loops.boot_id(),
+        since=since,
+    )
+    return keys.ALIVE.key(settings.node), encode(alive, keys.ALIVE.version)
+
+
+def _cluster(config: Mirror[dict[str, Any]]) -> ClusterConfig | None:
+    """``config/cluster``; None before bootstrap wrote it, or while it is not known."""
+    if not config.ready or (stored := config.get("cluster")) is None:
+        return None
+    return msgspec.convert(stored.value, ClusterConfig)
+
+
+def main() -> NoReturn:
+    """Entry point of ``lain-deployd-agent``."""
+    daemon.main("agent", _from_environment, log_level=os.environ.get(f"{PREFIX}LOG_LEVEL", "info"))
+
+
+@asynccontextmanager
+async def _from_environment(health: Health) -> AsyncIterator[Daemon]:
+    async with agent(read_settings(Settings, PREFIX), health) as built:
+        yield built

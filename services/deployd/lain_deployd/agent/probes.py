@@ -1,0 +1,249 @@
+"""Probing pods from this node, and nobody else does: readiness, startup and liveness, over HTTP, TCP or a command inside.
+
+``Verdicts`` is the pure part: what a row of answers means. The rest asks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, replace
+
+import aiohttp
+import structlog
+
+from lain_deployd.agent.engine import Engine, EngineUnavailable
+from lain_shared.errors import LainError
+from lain_shared.model.pod import PodId, Probe, ProbeKind
+
+log = structlog.get_logger()
+
+UNTIL_READY_SECONDS = 0.1
+COSTLY_UNTIL_READY_SECONDS = 1.0
+"""A command inside costs the Engine three calls and a process: less often."""
+SETTLED_AFTER_SECONDS = 60.0
+"""What is not ready for this long is asked once a second."""
+RUNNING_IS_READY_SECONDS = 2.0
+"""A pod without a probe and without a port is ready when it ran this long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One run of one pod: a new run (``started_at``) is a new target."""
+
+    pod: PodId
+    container: str
+    started_at: float
+    address: str
+    readiness: Probe | None = None
+    liveness: Probe | None = None
+    startup: Probe | None = None
+    port: int | None = None
+    ready: bool = False
+    """As remembered from before this agent: it counts until probes say otherwise."""
+
+    @property
+    def run(self) -> tuple[str, float]:
+        return self.container, self.started_at
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one probe got. ``text``: in words, why not (or what was answered)."""
+
+    good: bool
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A row of answers to one probe, counted."""
+
+    holds: bool
+    goods: int = 0
+    bads: int = 0
+    text: str = ""
+
+    def after(self, answer: Answer | None, probe: Probe) -> Verdict:
+        """``holds`` turns true after ``successes`` good answers in a row, false after ``failures`` bad ones; None changes nothing."""
+        if answer is None:
+            return self
+        if answer.good:
+            goods = self.goods + 1
+            return Verdict(self.holds or goods >= probe.successes, goods, 0, "")
+        bads = self.bads + 1
+        return Verdict(self.holds and bads < probe.failures, 0, bads, answer.text)
+
+
+class Prober:
+    """Background part: one task a pod that runs. ``on_ready(target, ready, text)``, ``on_restart(target, text)`` tell what came of it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        *,
+        clock: Callable[[], float],
+        on_ready: Callable[[Target, bool, str], None],
+        on_restart: Callable[[Target, str], None],
+    ) -> None:
+        self.name = "probes"
+        self._ask = Asker(engine)
+        self._clock = clock
+        self._on_ready = on_ready
+        self._on_restart = on_restart
+        self._tasks: dict[PodId, tuple[Target, asyncio.Task[None]]] = {}
+        self._stopped = asyncio.Event()
+        self.ready = True
+
+    def follow(self, targets: Mapping[PodId, Target]) -> None:
+        """Probe exactly these from now on."""
+        if self._stopped.is_set():
+            return
+        for pod, (known, task) in list(self._tasks.items()):
+            wanted = targets.get(pod)
+            if wanted is None or replace(wanted, ready=known.ready) != known:
+                task.cancel()
+                del self._tasks[pod]
+        for pod, target in targets.items():
+            if pod not in self._tasks:
+                self._tasks[pod] = (target, asyncio.create_task(self._probe(target), name=f"probe {pod}"))
+
+    async def run(self) -> None:
+        try:
+            await self._stopped.wait()
+        finally:
+            tasks = [task for _, task in self._tasks.values()]
+            self._tasks.clear()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await self._ask.close()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    async def _probe(self, target: Target) -> None:
+        try:
+            if target.startup is not None and not target.ready:
+                await self._wait_started(target, target.startup)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._watch_readiness(target))
+                if target.liveness is not None:
+                    group.create_task(self._watch_liveness(target, target.liveness))
+        except Exception as error:  # a fault of ours in one pod's probe must not silence the others
+            log.error("probe_crashed", pod=str(target.pod), exc_info=error)
+
+    async def _wait_started(self, target: Target, probe: Probe) -> None:
+        verdict = Verdict(False)
+        while True:
+            verdict = verdict.after(await self._ask(target, probe), probe)
+            if verdict.holds:
+                return
+            self._on_ready(target, False, f"startup: {verdict.text}")
+            if verdict.bads == probe.failures:
+                self._on_restart(target, f"startup probe failed {verdict.bads} times: {verdict.text}")
+            await asyncio.sleep(probe.interval_seconds)
+
+    async def _watch_readiness(self, target: Target) -> None:
+        probe = target.readiness
+        if probe is None and target.port:
+            probe = Probe(ProbeKind.TCP, port=target.port)
+        if probe is None:
+            await asyncio.sleep(max(0.0, target.started_at + RUNNING_IS_READY_SECONDS - self._clock()))
+            self._on_ready(target, True, "")
+            return
+        verdict = Verdict(target.ready)
+        told: tuple[bool, str] | None = None
+        while True:
+            verdict = verdict.after(await self._ask(target, probe), probe)
+            found = (verdict.holds, "" if verdict.holds else f"readiness: {verdict.text}")
+            if found != told:
+                told = found
+                self._on_ready(target, *found)
+            await asyncio.sleep(self._pause(target, probe, verdict))
+
+    def _pause(self, target: Target, probe: Probe, verdict: Verdict) -> float:
+        if verdict.holds:
+            return probe.interval_seconds
+        costly = probe.kind is ProbeKind.EXEC
+        settled = self._clock() - target.started_at > SETTLED_AFTER_SECONDS
+        often = COSTLY_UNTIL_READY_SECONDS if costly or settled else UNTIL_READY_SECONDS
+        return min(often, probe.interval_seconds)
+
+    async def _watch_liveness(self, target: Target, probe: Probe) -> None:
+        verdict = Verdict(True)
+        while True:
+            await asyncio.sleep(probe.interval_seconds)
+            verdict = verdict.after(await self._ask(target, probe), probe)
+            if not verdict.holds:
+                self._on_restart(target, f"liveness probe failed {verdict.bads} times: {verdict.text}")
+                verdict = Verdict(True)
+
+
+class Asker:
+    """Asks one probe once."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __call__(self, target: Target, probe: Probe) -> Answer | None:
+        """None: the question could not be put, which says nothing about the pod."""
+        kinds: dict[ProbeKind, Callable[[Target, Probe], Awaitable[Answer | None]]] = {
+            ProbeKind.HTTP: self._http,
+            ProbeKind.TCP: self._tcp,
+            ProbeKind.EXEC: self._exec,
+        }
+        return await kinds[probe.kind](target, probe)
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def _http(self, target: Target, probe: Probe) -> Answer:
+        url = f"http://{target.address}:{probe.port or target.port or 80}{probe.path}"
+        if self._session is None:
+            connector = aiohttp.TCPConnector(limit=0, force_close=True, use_dns_cache=False)
+            self._session = aiohttp.ClientSession(
+                connector=connector, auto_decompress=False, headers={"User-Agent": "lain-probe"}
+            )
+        timeout = aiohttp.ClientTimeout(total=probe.timeout_seconds)
+        try:
+            async with self._session.get(url, timeout=timeout, allow_redirects=False) as answer:
+                return Answer(200 <= answer.status < 400, f"GET {url} answered {answer.status}")
+        except TimeoutError:
+            return Answer(False, f"GET {url} took longer than {probe.timeout_seconds:g} s")
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return Answer(False, f"GET {url}: {_words(error)}")
+
+    async def _tcp(self, target: Target, probe: Probe) -> Answer:
+        port = probe.port or target.port or 0
+        try:
+            async with asyncio.timeout(probe.timeout_seconds):
+                _, writer = await asyncio.open_connection(target.address, port)
+        except TimeoutError:
+            return Answer(False, f"TCP {target.address}:{port} took longer than {probe.timeout_seconds:g} s")
+        except OSError as error:
+            return Answer(False, f"TCP {target.address}:{port}: {_words(error)}")
+        writer.transport.abort()
+        return Answer(True)
+
+    async def _exec(self, target: Target, probe: Probe) -> Answer | None:
+        shown = " ".join(probe.command)
+        try:
+            told = await self._engine.run(target.container, probe.command, probe.timeout_seconds)
+        except TimeoutError:
+            return Answer(False, f"{shown!r} took longer than {probe.timeout_seconds:g} s")
+        except EngineUnavailable:
+            return None
+        except LainError as error:
+            return Answer(False, f"{shown!r} cannot be run: {error.why or error.message}")
+        said = f": {told.output[-200:]}" if told.output else ""
+        return Answer(told.exit_code == 0, f"{shown!r} exited with {told.exit_code}{said}")
+
+
+def _words(error: BaseException) -> str:
+    """An error in the kernel's words, without aiohttp's decoration."""
+    cause = getattr(error, "os_error", None) or error
+    return (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).lower()
