@@ -54,7 +54,9 @@ class LainCommand(click.Command):
         if run.phase_name or given.get("phase") or not positional or (phases and positional[0] not in phases):
             return args
         if not phases and not any(isinstance(one, click.Argument) and one.name == "app_word" for one in self.params):
-            return args  # with no phase at all, an app's word is taken for one: what is missing is then named
+            return args
+        if not phases:
+            run.config.phase(positional[0])  # raises: with no phase at all, a first word names what is missing
         for index, word in enumerate(args):
             if word != positional[0]:
                 continue

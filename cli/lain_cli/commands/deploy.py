@@ -15,7 +15,6 @@ from lain_cli.follow import conclude, draw_plan, follow, judge
 from lain_cli.images import short_version
 from lain_cli.options import app_argument, app_option, command
 from lain_cli.render import Screen, duration
-from lain_cli.targets import parse_words
 from lain_shared.errors import NotFound
 
 if TYPE_CHECKING:
@@ -138,15 +137,28 @@ def rollback(
     run: Run, *, words: tuple[str, ...], app: str | None, only_list: bool, detach: bool, timeout: float | None
 ) -> None:
     """Go back to an earlier release (default: the one before the current). It becomes a new release."""
-    target = parse_words(words, app, lambda _: True)
-    if target.proc is not None:
-        raise click.UsageError("[APP] [RELEASE] are taken; a release is a number: lain rollback --list")
-    name, release = run.app(target.app), target.number
+    named, release = split_release(words)
+    name = run.app(app or named)
     if only_list:
         _list_releases(run, name)
         return
     accepted = run.call(lambda console: console.rollback(name, release))
     conclude(run, name, accepted, "rollback", detach=detach, timeout_seconds=timeout)
+
+
+def split_release(words: tuple[str, ...]) -> tuple[str | None, int | None]:
+    """``hello 3`` → (hello, 3); each may be absent (pure)."""
+    match words:
+        case ():
+            return None, None
+        case (number,) if number.isdecimal():
+            return None, int(number)
+        case (app,):
+            return app, None
+        case (app, number) if number.isdecimal():
+            return app, int(number)
+        case _:
+            raise click.UsageError("[APP] [RELEASE] are taken; a release is a number: lain rollback --list")
 
 
 def _list_releases(run: Run, app: str) -> None:
