@@ -60,10 +60,10 @@ local function sticky(proc, ctx, tried)
   return backend
 end
 
--- Whether the last attempt failed before a connection stood.
+-- Whether not a byte could be sent in the attempt before this one, which nginx has listed already. (Its connect time does not tell: nginx sets
+-- it for refused connections too.)
 local function refused()
-  local last = match(ngx.var.upstream_connect_time or "", "([^%s,:]+)%s*$")
-  return last == "-"
+  return match(ngx.var.upstream_bytes_sent or "", "(%d+)[%s,:]+%S+%s*$") == "0"
 end
 
 -- Account for the attempt that failed; the backend to fall back on when no other is usable, or false when nobody else may be asked.
@@ -76,7 +76,7 @@ local function judge(ctx)
   ctx.tried[backend.peer] = true
   if refused() then
     tables.eject(backend.peer)
-    return nil
+    return backend -- nginx asks again for the last backend only if it had tried an idle connection
   elseif status == 504 or ctx.broken then
     ngx.var.lain_failure = status == 504 and "timeout" or "all_failed" -- a request that breaks its backend must not visit them all
     return false

@@ -18,7 +18,7 @@ function M.answer()
   local address = peer and match(peer, "^([%d%.]+):%d+$")
   if address and failure == "" then
     track.leave(tables.pid() .. " " .. address)
-    if last(var.upstream_connect_time) == "-" then
+    if last(var.upstream_bytes_sent) == "0" then
       tables.eject(peer)
     end
   end

@@ -31,13 +31,13 @@ local function unusable(number, why)
   return nil, "line " .. number .. ": " .. why
 end
 
-local function backends(proc, addresses)
+local function backends(proc, peers)
   local list = {}
-  for i, address in ipairs(addresses) do
-    local peer = address .. ":" .. proc.port
+  for i, peer in ipairs(peers) do
+    local address, port = match(peer, "^([%d.]+):(%d+)$")
     list[i] = {
       address = address,
-      port = proc.port,
+      port = tonumber(port),
       peer = peer,
       track = pid_text .. " " .. address,
       cookie = string.format("%08x", ngx.crc32_long(proc.key .. " " .. peer)),
@@ -48,7 +48,7 @@ end
 
 local function read_proc(line)
   local app, name = line.proc[1], line.proc[2]
-  local proc = { key = app .. "/" .. name, app = app, name = name, port = line.port, routes = line.routes }
+  local proc = { key = app .. "/" .. name, app = app, name = name, routes = line.routes }
   proc.ready = backends(proc, line.ready)
   proc.suspect = backends(proc, line.suspect)
   local options = line.options or {}
