@@ -8,4 +8,5 @@ pytest_plugins = [
     "tests.fixtures.nginx",
     "tests.fixtures.routing",
     "tests.fixtures.cli",
+    "tests.fixtures.cluster",
 ]

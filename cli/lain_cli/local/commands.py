@@ -44,9 +44,9 @@ def _cluster(run: Run, name: str, *, isolated: bool = False) -> Cluster:
     return Cluster(name, Docker(), run.config, run.progress.line, isolated)
 
 
-def _reach(run: Run) -> Docker:
+def _reach() -> Docker:
     """The Engine, or the reason why there is none, in words."""
-    docker, own = Docker(), OwnEngine(run.config.home)
+    docker, own = Docker(), OwnEngine(images.cache_dir() / "engine")
     facts = preflight.gather(docker, own)
     if facts.engine is None:
         raise Unavailable(
@@ -68,7 +68,7 @@ def up(run: Run, name: str, isolated: bool, any_ports: bool) -> None:
     Looks for every obstacle first, and changes nothing if there is one.
     """
     began = time.monotonic()
-    docker, own = Docker(), OwnEngine(run.config.home)
+    docker, own = Docker(), OwnEngine(images.cache_dir() / "engine")
     facts = preflight.gather(docker, own)
     preflight.refuse(preflight.judge(facts))
     if facts.engine is None:
@@ -86,7 +86,7 @@ def up(run: Run, name: str, isolated: bool, any_ports: bool) -> None:
 @_name
 def stop(run: Run, name: str) -> None:
     """Shut the node down. Apps, images and volumes stay."""
-    _reach(run)
+    _reach()
     _cluster(run, name).stop()
     run.progress.line(f"{name} is stopped", "good")
 
@@ -95,7 +95,7 @@ def stop(run: Run, name: str) -> None:
 @_name
 def start(run: Run, name: str) -> None:
     """Boot the node again."""
-    _reach(run)
+    _reach()
     _cluster(run, name).start()
     run.progress.line(f"{name} is up", "good")
 
@@ -104,7 +104,7 @@ def start(run: Run, name: str) -> None:
 @_name
 def status(run: Run, name: str) -> int:
     """Show the node, its parts and the ports on this machine. Exit code 1 when something is not well."""
-    own, docker = OwnEngine(run.config.home), Docker()
+    own, docker = OwnEngine(images.cache_dir() / "engine"), Docker()
     facts = preflight.gather(docker, own)
     found = Status(name, "absent", "") if facts.engine is None else _cluster(run, name).status()
     run.show(_document(found), lambda screen: _draw(screen, found))
@@ -119,7 +119,7 @@ def status(run: Run, name: str) -> int:
 @click.argument("command_line", metavar="[COMMAND]...", nargs=-1)
 def exec_(run: Run, name: str, command_line: tuple[str, ...]) -> int:
     """Run a command on the node (a shell, if none is given)."""
-    docker = _reach(run)
+    docker = _reach()
     terminal = ["-t"] if os.isatty(0) and os.isatty(1) else []
     argv = docker.argv("exec", "-i", *terminal, _cluster(run, name).container, *(command_line or ("bash",)))
     return subprocess.run(argv, check=False).returncode
@@ -132,7 +132,7 @@ def exec_(run: Run, name: str, command_line: tuple[str, ...]) -> int:
 @click.argument("part", required=False)
 def logs(run: Run, name: str, follow: bool, tail: int, part: str | None) -> int:
     """Show what a part of the platform says (etcd, registry, console, deployd, agent, watcher, nginx; none: the node itself)."""
-    docker = _reach(run)
+    docker = _reach()
     cluster = _cluster(run, name)
     more = ["--tail", str(tail), *(["--follow"] if follow else [])]
     if part is None:
@@ -144,7 +144,7 @@ def logs(run: Run, name: str, follow: bool, tail: int, part: str | None) -> int:
 @_name
 def down(run: Run, name: str) -> None:
     """Remove the cluster with all its apps, images and volumes, and stop the Docker Engine if `up` started it."""
-    docker, own = Docker(), OwnEngine(run.config.home)
+    docker, own = Docker(), OwnEngine(images.cache_dir() / "engine")
     if preflight.gather(docker, own).engine is None:
         _cluster(run, name).forget()
         run.progress.line("no Docker Engine answers, so nothing of LAIN runs", "good")

@@ -1,6 +1,6 @@
 """A Docker Engine of our own, for machines where Docker is installed and nothing starts it (no systemd). We stop only what we started.
 
-Its data stay in ``<home>/engine`` (images are a cache worth keeping); what it put into the kernel's tables is taken out again.
+Its data stay in the user's cache directory (images are worth keeping); what it put into the kernel's tables is taken out again.
 """
 
 from __future__ import annotations
@@ -37,13 +37,9 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class OwnEngine:
-    """The Engine this user's ``lain local`` may start. ``home``: the CLI's directory."""
+    """The Engine this user's ``lain local`` may start, whichever cluster asks for it."""
 
-    home: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.home / "engine"
+    folder: Path
 
     @property
     def record(self) -> Path:

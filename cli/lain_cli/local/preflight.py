@@ -85,7 +85,7 @@ def _engine(docker: Docker) -> tuple[Mapping[str, object] | None, str]:
 
 
 def _disk_free(engine: Mapping[str, object] | None, own: OwnEngine) -> int | None:
-    root = Path(str(engine["DockerRootDir"])) if engine and engine.get("DockerRootDir") else own.home
+    root = Path(str(engine["DockerRootDir"])) if engine and engine.get("DockerRootDir") else own.folder
     while not root.exists() and root != root.parent:
         root = root.parent
     try:
