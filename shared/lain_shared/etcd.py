@@ -13,12 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import grpc
-import grpc.aio
-
 from lain_shared import etcd_proto, etcd_watch
 from lain_shared.errors import Compacted, Conflict, LainError, LeaseLost, NotFound
 from lain_shared.etcd_channel import Lost, Members, Refused, fault_of, pause_after
+from lain_shared.etcd_grpc import grpc
 from lain_shared.etcd_watch import range_end
 from lain_shared.store import (
     Changes,

@@ -13,9 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import grpc
-import grpc.aio
-
 from lain_shared import etcd_proto
 from lain_shared.errors import (
     Compacted,
@@ -29,6 +26,7 @@ from lain_shared.errors import (
     Unavailable,
     Uncertain,
 )
+from lain_shared.etcd_grpc import grpc
 
 OPTIONS: tuple[tuple[str, int | str], ...] = (
     ("grpc.keepalive_time_ms", 10_000),
@@ -236,9 +234,22 @@ class Members:
             await asyncio.sleep(pause)
 
     def unavailable(self, cause: Exception) -> Unavailable:
+        """Nobody answered, and why the last one did not."""
         return Unavailable(
-            f"etcd at {', '.join(self._endpoints)} does not answer", why=str(cause), retry_seconds=1.0, code="etcd_away"
+            f"etcd at {', '.join(self._endpoints)} does not answer",
+            why=str(cause),
+            next=_next_step(str(cause), tls=self._credentials is not None),
+            retry_seconds=1.0,
+            code="etcd_away",
         )
+
+
+def _next_step(said: str, *, tls: bool) -> str:
+    if tls and any(sign in said for sign in ("TSI_", "SSL_ERROR", "certificate")):
+        return "check that ca.pem, cert.pem and key.pem come from this cluster's authority and are in date"
+    if not tls and "Socket closed" in said:
+        return "this etcd may speak TLS only: configure the certificate folder"
+    return ""
 
 
 def pause_after(failures: int) -> float:

@@ -12,13 +12,12 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
-import grpc
-import grpc.aio
 import structlog
 
 from lain_shared import etcd_proto
 from lain_shared.errors import Compacted
 from lain_shared.etcd_channel import Lost, Member, Members, Refused, fault_from, fault_of, pause_after
+from lain_shared.etcd_grpc import grpc
 from lain_shared.store import Change, Changes
 
 log = structlog.get_logger()

@@ -11,7 +11,7 @@ import grpc.aio
 import pytest
 
 from lain_shared import etcd_auth, etcd_proto, keys
-from lain_shared.errors import Denied, LainError, Unauthenticated, Unavailable
+from lain_shared.errors import Denied, LainError, Unauthenticated, Unavailable, Uncertain
 from lain_shared.etcd import EtcdStore
 from lain_shared.keys import Family
 from lain_shared.lease import Leadership, Presence
@@ -158,7 +158,12 @@ async def test_a_certificate_of_another_authority_is_refused(closed: TlsCluster,
     ours = closed.authority.issue("stranger")
     (foreign / "ca.pem").write_bytes((ours / "ca.pem").read_bytes())
     async with EtcdStore.connect(closed.endpoints, tls_dir=foreign, timeout_seconds=2) as store:
-        assert isinstance(await refused(store), (Unavailable, Unauthenticated))
+        error = await refused(store)
+        assert isinstance(error, Unavailable)
+        assert "this cluster's authority" in error.next
+        with pytest.raises(Unavailable) as put:
+            await store.put(keys.APPS.key("x"), b"")
+        assert not isinstance(put.value, Uncertain)
 
 
 async def test_a_server_of_another_authority_is_not_trusted(closed: TlsCluster, tmp_path: Path) -> None:
@@ -167,6 +172,7 @@ async def test_a_server_of_another_authority_is_not_trusted(closed: TlsCluster, 
         error = await refused(store)
     assert isinstance(error, Unavailable)
     assert "certificate" in error.why.lower()
+    assert "this cluster's authority" in error.next
 
 
 async def test_a_certificate_without_a_user_is_refused(closed: TlsCluster) -> None:
@@ -176,7 +182,7 @@ async def test_a_certificate_without_a_user_is_refused(closed: TlsCluster) -> No
 
 async def test_no_certificate_and_no_tls_are_refused(closed: TlsCluster) -> None:
     async with EtcdStore.connect(closed.endpoints, timeout_seconds=1) as store:
-        assert isinstance(await refused(store), Unavailable)
+        assert "speak TLS only" in (await refused(store)).next
     authority = (closed.authority.issue("stranger") / "ca.pem").read_bytes()
     channel = grpc.aio.secure_channel(closed.endpoints[0], grpc.ssl_channel_credentials(authority))
     async with channel:
