@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from lain_shared.settings import InvalidSettings, read_settings
 
 

@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from jose import jwt
+
 from lain_shared.errors import Unauthenticated, Unavailable
 from lain_shared.model.config import Jwks, Role, Token
 from lain_shared.tokens import ALGORITHM, SHORT_SECONDS, Access, Principal, Signer, Verifier, public_jwk
