@@ -17,6 +17,8 @@ from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from marshmallow import Schema, fields
+
 from lain_shared.daemon import Daemon, Health, PartEnded, run_daemon
 from lain_shared.errors import Conflict, Denied, Invalid, LainError, NotFound, Unauthenticated, Unavailable
 from lain_shared.http_client import HttpClient, Unreachable
@@ -26,7 +28,6 @@ from lain_shared.model.config import Jwks, Role, Token
 from lain_shared.testing import eventually
 from lain_shared.tls import client_context, server_context
 from lain_shared.tokens import Access, Signer, Verifier
-from marshmallow import Schema, fields
 
 DAY = datetime.timedelta(days=1)
 
