@@ -197,7 +197,9 @@ class World:
                     after = replace(after, state=PodState.CREATED, address=address, **limits)
             case PodState.CREATED | PodState.BACKOFF:
                 self.lives[pod] = self.lives.get(pod, 0) + 1
-                after = replace(after, state=PodState.RUNNING, started_at=self.now, ready=False, ready_at=None, **limits)
+                after = replace(
+                    after, state=PodState.RUNNING, started_at=self.now, ready=False, ready_at=None, **limits
+                )
                 if order.type is ProcType.ONESHOT:
                     self.oneshots_run.append((order.app, order.proc, order.instance, order.release))
             case PodState.RUNNING:
@@ -340,9 +342,16 @@ class World:
         if len(running) > limit:
             raise Broken(f"{len(running)} pods of {pod.app}.{pod.proc}, {limit} allowed")
         if wanted.strategy is Strategy.RECREATE:
-            same = [order for order in running if order.instance == pod.instance]
-            if len(same) > 1:
-                raise Broken(f"two pods of instance {pod.instance} of {pod.app}.{pod.proc}, which recreates")
+            self._judge_alone(pod)
+
+    def _judge_alone(self, pod: Assignment) -> None:
+        """Nothing else of this instance is on a node that is there: neither ordered nor seen."""
+        for family in (keys.ASSIGN, keys.OBSERVED):
+            for (node, text), _, _ in self.all(family):
+                other = PodId.parse(text)
+                same = (other.app, other.proc, other.instance) == (pod.app, pod.proc, pod.instance)
+                if same and other != pod.pod and not self.lost(node):
+                    raise Broken(f"{pod.pod} is assigned while {other} is on {node}, and its proc recreates")
 
     def _judge_floor(self, after: Endpoints, before: Endpoints | None) -> None:
         wanted = self.wanted(after.app, after.proc)
@@ -376,10 +385,12 @@ class World:
 
     def pods(self, app: str = "hello", proc: str = "web") -> list[tuple[str, Assignment]]:
         return [
-            (node, order)
-            for (node, _), order, _ in self.all(keys.ASSIGN)
-            if (order.app, order.proc) == (app, proc)
+            (node, order) for (node, _), order, _ in self.all(keys.ASSIGN) if (order.app, order.proc) == (app, proc)
         ]
+
+    def used(self, instance: int, app: str = "hello", proc: str = "web") -> list[int]:
+        """The generations an instance has had."""
+        return sorted(g for a, p, i, g in self.used_generations if (a, p, i) == (app, proc, instance))
 
     def running(self, app: str = "hello", proc: str = "web") -> list[tuple[int, str, str]]:
         """(instance, node, image) of what really runs."""

@@ -113,6 +113,8 @@ class Proc:
         self.no_node: dict[int, Verdict] = {}
         self.held: dict[int, str] = {}
         """Instance → why nothing is done about it now."""
+        self.ended_well: set[int] = set()
+        """Instances of a oneshot that ended well before, and of which nothing is left."""
         self.behind: dict[str, float] = {}
         """Routers that have not applied a change this proc waits for → since when."""
         self.fault = ""
@@ -147,12 +149,17 @@ class Proc:
     @property
     def needs_ack(self) -> bool:
         """Routers may know its pods: they are asked before one stops."""
-        if self.view.endpoints is None:
-            return False
-        web = (self.desired is not None and self.desired.type is ProcType.WEB) or any(
-            pod.pod.type is ProcType.WEB for pod in self.pods
+        if self.view.endpoints is not None and self.view.endpoints.routes:
+            return True
+        web = self.desired is not None and self.desired.type is ProcType.WEB
+        return web or any(pod.pod.type is ProcType.WEB for pod in self.pods)
+
+    def leftover(self, instance: int) -> bool:
+        """A container of this instance that nobody ordered (its assignment was deleted by hand): its node will remove it."""
+        known = {pod.key for pod in self.pods}
+        return any(
+            key[1] == instance and key not in known and key[0] not in self.cluster.lost for key in self.view.observed
         )
-        return web or bool(self.view.endpoints.routes)
 
     def of(self, instance: int) -> list[Pod]:
         return [pod for pod in self.pods if pod.there and pod.instance == instance]
@@ -206,14 +213,10 @@ class Proc:
         before, desired = self.view.endpoints, self.desired
         if self.finished:
             return None
-        if desired is None or not self.listens:
-            if before is None or (desired is not None and not self.places):
-                return None
-            base = before
-        else:
-            if before is None and READY not in self.places.values():
-                return None
-            base = before or Endpoints(self.view.app, self.view.proc, port=0)
+        if not self.places and (before is None or (desired is not None and not self.listens)):
+            return None
+        base = before or Endpoints(self.view.app, self.view.proc, port=0)
+        if desired is not None and self.listens:
             base = replace(base, port=desired.template.port or 0, proxy=desired.proxy)
         pods = {pod.slot: pod for pod in self.pods if pod.there}
         lists: dict[str, list[Endpoint]] = {READY: [], SUSPECT: [], DRAINING: []}
@@ -234,22 +237,22 @@ class Proc:
         )
 
     def actions(self) -> Iterator[Action]:
-        """The writes that make it so: endpoints first, and what is forgotten last."""
+        """The writes that make it so: endpoints first; what is gone and what stops before what starts."""
         endpoints = self.endpoints()
         if endpoints is None:
             if self.view.endpoints is not None:
                 yield DropEndpoints(self.view.app, self.view.proc, self.view.endpoints_revision)
         elif endpoints != self.view.endpoints:
             yield PutEndpoints(endpoints, self.view.endpoints_revision)
+        for pod in self.pods:
+            if pod.after is None and pod.before is not None:
+                yield DropAssignment(pod.node, pod.before.pod, pod.revision, pod.why)
         orders = [
             PutAssignment(pod.node, pod.after, pod.revision, pod.why)
             for pod in reversed(self.pods)  # the highest numbers go first
             if pod.after is not None and pod.after != pod.before
         ]
         yield from sorted(orders, key=lambda order: order.pod.run)  # what stops makes room for what starts
-        for pod in self.pods:
-            if pod.after is None and pod.before is not None:
-                yield DropAssignment(pod.node, pod.before.pod, pod.revision, pod.why)
 
 
 def has_volume(template: PodTemplate) -> bool:

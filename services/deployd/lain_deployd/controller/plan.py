@@ -67,20 +67,32 @@ def _leaving(proc: Proc) -> Mapping[PodKey, Leaving]:
 
 
 def _give_routes(view: AppView, procs: Mapping[str, Proc]) -> None:
-    """Who answers for which route: a new one is added when its proc has a ready new instance; one that moves changes owner then."""
-    holders = {(route.host, route.path): (name, route) for name, proc in procs.items() for route in proc.routes}
+    """Who answers for which route: a new one is added when its proc has a ready new instance; one that moves changes owner then.
+
+    Until then, and until the operation ends, it stays with the proc that has it, or had it in the parent release (``kept_routes``).
+    """
+    holders: dict[tuple[str, str], tuple[str, Route]] = {}
     wanted: dict[tuple[str, str], dict[str, Route]] = {}
+    kept: dict[tuple[str, str], tuple[str, Route]] = {}
     for name, proc in procs.items():
-        for route in proc.desired.routes if proc.desired is not None else ():
+        for route in proc.routes:
+            holders[route.host, route.path] = name, route
+        if proc.desired is None:
+            continue
+        for route in proc.desired.routes:
             wanted.setdefault((route.host, route.path), {})[name] = route
+        for route in proc.desired.kept_routes:
+            kept[route.host, route.path] = name, route
     given: dict[str, list[Route]] = {name: [] for name in procs}
-    for key in holders.keys() | wanted.keys():
-        holder, held = holders.get(key, (None, None))
+    for key in holders.keys() | wanted.keys() | kept.keys():
+        holder = holders.get(key)
         owner = _owner(view, procs, key, wanted.get(key, {}))
-        if owner is not None and (owner == holder or _fresh(procs[owner])):
+        if owner is not None and ((holder is not None and owner == holder[0]) or _fresh(procs[owner])):
             given[owner].append(wanted[key][owner])
-        elif holder is not None and held is not None and (owner is not None or procs[holder].desired is None):
-            given[holder].append(held)  # until its new owner is ready, or until its proc is gone
+        elif holder is not None and (owner is not None or key in kept or procs[holder[0]].desired is None):
+            given[holder[0]].append(holder[1])
+        elif holder is None and key in kept and READY in procs[kept[key][0]].places.values():
+            given[kept[key][0]].append(kept[key][1])
     for name, proc in procs.items():
         proc.routes = tuple(sorted(given[name]))
 

@@ -6,6 +6,7 @@ from lain_deployd.controller.draft import DRAINING, READY, SUSPECT, Pod, Proc, h
 from lain_deployd.controller.view import Leaving
 from lain_shared.model.pod import Assignment, PodState, ProcType, same_but_resources
 from lain_shared.model.route import Endpoint
+from lain_shared.model.status import ProcPhase
 from lain_shared.placement import Ask, BadFilter, Verdict, place
 
 DEFAULT_DRAIN_SECONDS = 10.0
@@ -39,6 +40,8 @@ def _forget_gone(proc: Proc) -> None:
         if pod.runs:
             continue
         if pod.seen is None:
+            if (room := proc.cluster.rooms.changing(pod.node)) is not None:
+                room.give_back(proc.view.app, proc.view.proc, pod.pod.template)
             pod.after, pod.why = None, "gone"
         if pod.seen is None or pod.lost:
             proc.places.pop(pod.slot, None)
@@ -236,9 +239,10 @@ def _drop_superseded(proc: Proc, others: list[Pod]) -> None:
 
 def _leave(proc: Proc, pod: Pod, why: str) -> None:
     """One step of the way out: draining, then, once no router sends it anything, told to stop."""
-    place = proc.places.get(pod.slot)
     pod.change(why, draining=True)
-    if place is not None:
+    if proc.needs_ack and pod.slot not in proc.places and proc.was_ready(pod) and pod.seen and pod.seen.address:
+        _enter(proc, pod)  # its endpoints were deleted by hand: routers may still know it
+    if pod.slot in proc.places:
         proc.places[pod.slot] = DRAINING
         if proc.needs_ack and not _released(proc, pod):
             return
@@ -285,7 +289,7 @@ def _create(proc: Proc) -> None:
     if proc.recreates:
         _recreate(proc, missing)
         return
-    room = len(proc.wanted) + max(1, desired.max_surge) - sum(pod.runs and not pod.lost for pod in proc.pods)
+    room = len(proc.wanted) + max(1, desired.max_surge) - _running(proc)
     bare = [n for n in missing if not any(pod.active and not pod.lost for pod in proc.of(n))]
     for instance in (*bare, *(n for n in missing if n not in bare)):
         if room <= 0:
@@ -314,19 +318,26 @@ def _recreate(proc: Proc, missing: list[int]) -> None:
     desired = proc.desired
     if desired is None:
         return
+    room = len(proc.wanted) - _running(proc)
     for instance in missing:
-        if not any(not pod.lost for pod in proc.of(instance)):
-            _start(proc, instance)
+        alone = not any(not pod.lost for pod in proc.of(instance)) and not proc.leftover(instance)
+        if room > 0 and alone and _start(proc, instance):
+            room -= 1
     moving = sum(1 for instance in proc.wanted if _in_transition(proc, instance))
     for instance in missing:
         pods = [pod for pod in proc.of(instance) if not pod.lost]
-        if not any(pod.active for pod in pods) or moving >= max(1, desired.max_surge):
+        if instance in proc.keepers or not any(pod.active for pod in pods) or moving >= max(1, desired.max_surge):
             continue
         if _would_fit(proc, instance, pods):
             moving += 1
             for pod in pods:
                 if pod.runs:
                     _leave(proc, pod, "replaced")
+
+
+def _running(proc: Proc) -> int:
+    """Pods not told to stop, on nodes that are there."""
+    return sum(pod.runs and not pod.lost for pod in proc.pods)
 
 
 def _in_transition(proc: Proc, instance: int) -> bool:
@@ -358,13 +369,19 @@ def _create_oneshots(proc: Proc, missing: list[int]) -> None:
     desired, status = proc.desired, proc.view.status
     if desired is None:
         return
-    begun = set()
+    begun: set[int] = set()
     if status is not None and status.release == desired.release:
         begun = {line.instance for line in status.instances if line.release == desired.release}
+        if status.phase is ProcPhase.DONE:
+            proc.ended_well.update(missing)
+        elif status.phase is ProcPhase.FAILED:
+            begun.update(missing)
     for instance in missing:
+        if instance in proc.ended_well:
+            continue
         if instance in begun:
             proc.held[instance] = f"instance {instance} was started for this release before; it is not run twice"
-        elif not any(not _ended(pod) for pod in proc.of(instance)):
+        elif not any(not _ended(pod) for pod in proc.of(instance)) and not proc.leftover(instance):
             _start(proc, instance)
 
 

@@ -46,7 +46,7 @@ def build(proc: Proc) -> ProcStatus | None:
             before, phase=ProcPhase.ROLLING, wanted=0, updated=0, ready=ready, message="being removed", reasons={},
             instances=lines, progress_at=_progress_at(proc, before.desired_revision, lines),
         )  # fmt: skip
-    updated = sum(_updated(proc, pod) for pod in proc.keepers.values())
+    updated = sum(_updated(proc, pod) for pod in proc.keepers.values()) + len(proc.ended_well)
     phase, message = _phase(proc, updated)
     reasons: Counter[str] = Counter()
     for verdict in proc.no_node.values():

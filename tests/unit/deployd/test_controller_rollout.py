@@ -1,0 +1,546 @@
+"""The rollout by example: each rule of design section 5 on a small world that is watched at every write (``simulation.py``)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from lain_deployd.controller.actions import PutAssignment
+from lain_shared import keys
+from lain_shared.model.node import Switch
+from lain_shared.model.pod import ProcType, Strategy, Volume
+from lain_shared.model.route import Route, RouteClaim
+from lain_shared.model.status import ProcPhase
+from tests.unit.deployd.simulation import MIB, Broken, World, desired, template
+
+
+def deployed(nodes: int = 1, routers: int = 1, **more: object) -> World:
+    world = World(nodes, routers=routers)
+    world.want(desired(**more))
+    world.settle()
+    assert world.status().phase is ProcPhase.STABLE, world.status().message
+    return world
+
+
+def test_a_settled_world_is_left_alone() -> None:
+    world = deployed()
+    assert world.one_pass() == 0
+    world.decider.replan_all()
+    assert world.one_pass() == 0
+
+
+def test_a_new_leader_changes_nothing_in_a_settled_world() -> None:
+    world = deployed()
+    assert world.one_pass(cut_after=0) == 0
+    assert world.one_pass() == 0
+
+
+def test_instances_are_replaced_one_after_the_other() -> None:
+    world = deployed(instances=3)
+    world.want(desired(release=2, instances=3, template=template("good2")))
+    most = 0
+    while world.one_pass() + world.agents() + world.step_routers():
+        most = max(most, sum(order.run for _, order in world.pods()))
+        world.now += 0.05
+    world.settle()
+    assert most == 4
+    assert [image for _, _, image in world.running()] == ["good2"] * 3
+    assert world.status().updated == 3
+
+
+def test_a_bad_release_never_takes_the_good_one_away() -> None:
+    world = deployed(instances=3)
+    before = world.endpoints().ready
+    world.want(desired(release=2, instances=3, template=template("bad")))
+    world.settle()
+    assert world.endpoints().ready == before
+    assert [image for _, _, image in world.running()] == ["bad", "good", "good", "good"]
+    assert world.status().phase is ProcPhase.ROLLING
+
+
+def test_rolling_back_recreates_nothing() -> None:
+    world = deployed(instances=2)
+    before = world.endpoints().ready
+    world.routers["r1"].stuck = True
+    world.want(desired(release=2, template=template("good2")))
+    for _ in range(20):
+        world.one_pass(), world.agents(), world.step_routers()
+        world.now += 0.05
+    assert [e.instance for e in world.endpoints().draining] == [1], "instance 1 drains, and waits for the router"
+    world.want(desired(release=3))
+    world.revive_router("r1")
+    world.settle()
+    assert world.endpoints().ready == before
+    assert world.status().phase is ProcPhase.STABLE
+
+
+def test_a_router_that_does_not_acknowledge_pauses_the_rollout_and_is_named() -> None:
+    world = deployed(routers=2)
+    world.routers["r2"].stuck = True
+    world.want(desired(release=2, template=template("good2")))
+    world.settle()
+    status = world.status()
+    assert status.phase is ProcPhase.PAUSED
+    assert "r2" in status.message and "r1" not in status.message
+    assert len([order for _, order in world.pods() if order.run]) == 3, "nothing is stopped"
+    world.revive_router("r2")
+    world.settle()
+    assert world.status().phase is ProcPhase.STABLE
+
+
+def test_a_router_that_is_away_is_waited_for_thirty_seconds() -> None:
+    world = deployed(routers=2)
+    world.kill_router("r2")
+    world.one_pass()
+    began = world.now
+    world.want(desired(release=2, instances=1, template=template("good2")))
+    while any(order.draining is False and order.template.image == "good" for _, order in world.pods()):
+        world.one_pass(), world.agents(), world.step_routers()
+        world.now += 0.05
+    world.settle()
+    assert world.now - began >= 30
+    assert world.status().phase is ProcPhase.STABLE
+
+
+def test_a_router_without_nginx_counts_as_applied() -> None:
+    world = deployed(routers=1)
+    state = world.get(keys.ROUTERS, "r1")
+    world.routers["r1"].stuck = True
+    world.put(keys.ROUTERS.key("r1"), replace(state, boot_id="", applied_revision=0))
+    world.checking = False  # nobody is behind that router: it has no nginx
+    world.want(desired(release=2, template=template("good2")))
+    world.settle()
+    assert world.status().phase is ProcPhase.STABLE
+
+
+def test_a_router_that_could_not_apply_the_app_holds_only_that_app() -> None:
+    world = deployed()
+    world.want(desired("other"))
+    world.settle()
+    world.routers["r1"].stuck = True
+    state = world.get(keys.ROUTERS, "r1")
+    world.put(keys.ROUTERS.key("r1"), replace(state, applied_revision=10**6, not_applied=("hello",)))
+    world.checking = False
+    for app in ("hello", "other"):
+        world.want(desired(app, release=2, template=template("good2")))
+    world.settle()
+    assert world.status("hello").phase is ProcPhase.PAUSED
+    assert world.status("other").phase is ProcPhase.STABLE
+
+
+def test_a_busy_address_drains_for_drain_seconds_and_no_longer() -> None:
+    world = deployed(instances=1, drain_seconds=60.0)
+    world.routers["r1"].busy = {world.endpoints().ready[0].address}
+    world.want(desired(release=2, instances=1, drain_seconds=60.0, template=template("good2")))
+    began = world.now
+    while len(world.pods()) < 2 or any(order.run for _, order in world.pods() if order.template.image == "good"):
+        world.one_pass(), world.agents(), world.step_routers()
+        world.now += 1
+        assert world.now < began + 120
+    assert world.now - began >= 60
+
+
+def test_an_idle_address_is_released_at_once() -> None:
+    world = deployed(instances=1, drain_seconds=60.0)
+    world.want(desired(release=2, instances=1, drain_seconds=60.0, template=template("good2")))
+    began = world.now
+    world.settle()
+    assert world.now - began < 10
+
+
+def test_workers_need_no_router() -> None:
+    world = World()
+    worker = desired(proc="worker", type=ProcType.WORKER, template=template(port=None), routes=())
+    world.want(worker)
+    world.settle()
+    world.routers["r1"].stuck = True
+    world.want(replace(worker, release=2, template=template("good2", port=None)))
+    world.settle()
+    assert world.status("hello", "worker").phase is ProcPhase.STABLE
+    assert world.get(keys.ENDPOINTS, "hello", "worker") is None
+
+
+def test_scaling_down_removes_the_highest_numbers() -> None:
+    world = deployed(instances=4)
+    first = world.endpoints().ready[0]
+    world.want(desired(instances=1))
+    world.settle()
+    assert world.endpoints().ready == (first,)
+    assert [instance for instance, _, _ in world.running()] == [1]
+
+
+def test_scaling_up_touches_nothing_that_runs() -> None:
+    world = deployed(instances=1)
+    before = world.endpoints().ready[0]
+    world.want(desired(instances=3))
+    world.settle()
+    assert before in world.endpoints().ready and len(world.endpoints().ready) == 3
+
+
+def test_a_stopped_instance_keeps_its_number_and_stays_stopped() -> None:
+    world = deployed(instances=3)
+    world.want(desired(instances=3, stopped=(2,)))
+    world.settle()
+    assert [instance for instance, _, _ in world.running()] == [1, 3]
+    assert world.status().wanted == 2 and world.status().phase is ProcPhase.STABLE
+    world.want(desired(instances=3))
+    world.settle()
+    assert [instance for instance, _, _ in world.running()] == [1, 2, 3]
+
+
+def test_a_restart_replaces_just_that_instance() -> None:
+    world = deployed(instances=2)
+    first, second = world.endpoints().ready
+    world.want(desired(instances=2, restarts={2: 1}))
+    world.settle()
+    assert first in world.endpoints().ready and second not in world.endpoints().ready
+    assert world.status().updated == 2
+
+
+def test_only_the_number_of_the_release_differs_and_nothing_restarts() -> None:
+    world = deployed()
+    lives = dict(world.lives)
+    world.want(desired(release=7))
+    world.settle()
+    assert world.lives == lives
+    assert {order.release for _, order in world.pods()} == {7}
+
+
+def test_limits_are_changed_in_place_where_there_is_room() -> None:
+    world = deployed()
+    lives = dict(world.lives)
+    world.want(desired(release=2, template=template(memory_bytes=64 * MIB, cpu=2)))
+    world.settle()
+    assert world.lives == lives
+    assert world.status().phase is ProcPhase.STABLE
+    assert {seen.memory_bytes for _, seen, _ in world.all(keys.OBSERVED)} == {64 * MIB}
+
+
+def test_limits_that_do_not_fit_in_place_move_the_pod() -> None:
+    world = World(1, memory_bytes=100 * MIB)
+    world.want(desired(instances=1, template=template(memory_bytes=64 * MIB)))
+    world.settle()
+    world.add_node("n2", 512 * MIB)
+    world.want(desired(instances=1, release=2, template=template(memory_bytes=128 * MIB)))
+    world.settle()
+    assert world.running() == [(1, "n2", "good")]
+
+
+def test_pods_that_were_ready_for_too_short_a_time_take_nobodys_place() -> None:
+    world = deployed(instances=1)
+    world.want(desired(instances=1, release=2, min_ready_seconds=20.0, template=template("good2")))
+    began = world.now
+    while world.status().release != 2 or world.status().phase is not ProcPhase.STABLE:
+        world.one_pass(), world.agents(), world.step_routers()
+        world.now += 0.5
+        if world.now < began + 20:
+            assert [e.generation for e in world.endpoints().ready] == [world.used(1)[0]]
+    assert world.now - began >= 20
+
+
+def test_a_release_that_changes_the_port_is_served_from_both_ports_meanwhile() -> None:
+    world = deployed(instances=2)
+    world.want(desired(release=2, instances=2, template=template("good2", port=9000)))
+    mixed = False
+    while world.one_pass() + world.agents() + world.step_routers():
+        endpoints = world.endpoints()
+        ports = {e.port or endpoints.port for e in endpoints.ready}
+        mixed |= ports == {8000, 9000}
+        world.now += 0.05
+    world.settle()
+    assert mixed
+    assert world.endpoints().port == 9000 and {e.port for e in world.endpoints().ready} == {0}
+
+
+def test_recreate_has_no_two_pods_of_an_instance() -> None:
+    world = deployed(instances=3, strategy=Strategy.RECREATE)
+    world.want(desired(release=2, instances=3, strategy=Strategy.RECREATE, template=template("good2")))
+    least = 3
+    for _ in range(300):
+        world.one_pass(), world.agents(), world.step_routers()
+        world.now += 0.05
+        least = min(least, len(world.endpoints().ready))
+    assert least == 2, "one instance at a time"
+    assert [image for _, _, image in world.running()] == ["good2"] * 3
+
+
+def test_recreate_stops_nothing_for_a_pod_that_would_not_fit() -> None:
+    world = World(1, memory_bytes=100 * MIB)
+    world.want(desired(instances=1, strategy=Strategy.RECREATE))
+    world.settle()
+    world.want(
+        desired(instances=1, release=2, strategy=Strategy.RECREATE, template=template("good2", memory_bytes=200 * MIB))
+    )
+    world.settle()
+    assert world.running() == [(1, "n1", "good")]
+    assert world.status().phase is ProcPhase.WAITING
+    assert world.status().reasons == {"memory": 1}
+
+
+def test_a_proc_that_recreates_and_crashes_can_be_mended() -> None:
+    world = World(1)
+    world.want(desired(strategy=Strategy.RECREATE, template=template("crash")))
+    for _ in range(10):
+        world.one_pass(), world.agents(), world.step_routers()
+    world.want(desired(release=2, strategy=Strategy.RECREATE))
+    world.settle()
+    assert [image for _, _, image in world.running()] == ["good", "good"]
+
+
+def test_undeploying_drains_and_leaves_nothing() -> None:
+    world = deployed(instances=3)
+    world.unwant("hello", "web")
+    world.one_pass()
+    assert world.endpoints().ready == () and len(world.endpoints().draining) == 3
+    world.settle()
+    for family in (keys.ASSIGN, keys.OBSERVED, keys.ENDPOINTS, keys.STATUS):
+        assert list(world.all(family)) == []
+
+
+def test_a_pod_without_a_node_says_why() -> None:
+    world = World(2)
+    world.want(desired(instances=1, filters=("constraint:disk==ssd",)))
+    world.settle()
+    assert world.status().phase is ProcPhase.WAITING
+    assert world.status().reasons == {"constraint:disk==ssd": 2}
+    world.add_node("n3", disk="ssd")
+    world.settle()
+    assert world.running() == [(1, "n3", "good")]
+
+
+def test_freed_room_is_used_without_being_asked() -> None:
+    world = World(1, memory_bytes=64 * MIB)
+    world.want(desired("big", instances=1, template=template(memory_bytes=48 * MIB)))
+    world.settle()
+    world.want(desired(instances=1))
+    world.settle()
+    assert world.status().reasons == {"memory": 1}
+    assert "needs 32 MiB" in world.status().message and "16 MiB" in world.status().message
+    world.unwant("big", "web")
+    world.settle()
+    assert world.status().phase is ProcPhase.STABLE
+
+
+@pytest.mark.parametrize("filters", [("constraint:",), ("constraint:a==/(x+)+/",)])
+def test_a_filter_that_is_none_is_said_and_harms_nobody(filters: tuple[str, ...]) -> None:
+    world = World()
+    world.want(desired(filters=filters))
+    world.want(desired("other"))
+    world.settle()
+    assert "is not a placement filter" in world.status().message
+    assert world.status("other").phase is ProcPhase.STABLE
+
+
+def test_a_crash_takes_only_itself_out_of_the_endpoints() -> None:
+    world = deployed(instances=2)
+    address = world.endpoints().ready[0].address
+    world.crashing.add(str(world.pods()[0][1].pod))
+    world.agents(), world.one_pass()
+    assert [e.address for e in world.endpoints().draining] == [address]
+    assert world.status().phase is ProcPhase.FAILING
+    world.settle()
+    assert len(world.endpoints().ready) == 2 and world.status().phase is ProcPhase.STABLE
+
+
+def test_exits_before_the_first_readiness_are_counted() -> None:
+    world = deployed(instances=1)
+    world.want(desired(release=2, instances=1, template=template("crash")))
+    for _ in range(12):
+        world.one_pass(), world.agents(), world.step_routers()
+    assert world.status().crashes_before_ready >= 3
+    assert world.status().phase is ProcPhase.FAILING
+    assert world.endpoints().ready
+
+
+def test_exits_after_readiness_are_no_crashes_before_it_for_any_leader() -> None:
+    world = deployed(instances=1)
+    for _ in range(3):
+        world.crashing.add(str(world.pods()[0][1].pod))
+        world.agents()
+        world.one_pass(cut_after=100)
+        world.settle()
+    assert world.status().crashes_before_ready == 0
+
+
+def test_progress_is_what_gets_better_and_outlives_a_leader() -> None:
+    world = deployed(instances=1)
+    world.want(desired(release=2, instances=1, template=template("crash")))
+    for _ in range(6):
+        world.one_pass(), world.agents()
+    before = world.status().progress_at
+    for _ in range(10):
+        world.now += 10
+        world.one_pass(cut_after=100), world.agents()
+    assert world.status().progress_at == before, "crashing again and again is no progress"
+
+
+# --- routes -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_route_is_added_when_a_new_instance_is_ready() -> None:
+    world = deployed()
+    both = (Route("hello.lain.localhost"), Route("new.example.com"))
+    world.want(desired(release=2, template=template("bad"), routes=both))
+    world.settle()
+    assert world.endpoints().routes == (Route("hello.lain.localhost"),)
+    world.want(desired(release=3, template=template("good3"), routes=both))
+    world.settle()
+    assert world.endpoints().routes == both
+
+
+ROUTE = (Route("hello.lain.localhost"),)
+
+
+@pytest.mark.parametrize(
+    "more", [{"kept_routes": ROUTE}, {"routes": ROUTE}, {}], ids=["kept", "claimed by both", "dropped"]
+)
+def test_a_route_that_moves_changes_owner_in_one_moment(more: dict[str, object]) -> None:
+    (route,) = ROUTE
+    world = deployed(routes=(route,))
+    world.put(keys.ROUTES.key(route.host, "/"), RouteClaim(route.host, "/", "hello", "new"))
+    world.want(desired(release=2, **{"routes": (), **more}))
+    world.want(desired(proc="new", release=2, template=template("good2"), routes=(route,)))
+    holders = set()
+    for _ in range(60):
+        world.one_pass()
+        holders.add(tuple(name for (_, name), ep, _ in world.all(keys.ENDPOINTS) if route in ep.routes))
+        world.agents(), world.step_routers()
+    assert holders == {("web",), ("new",)}, "always one of the two, and never none"
+    world.settle()
+    assert world.endpoints(proc="new").routes == (route,)
+
+
+def test_a_route_the_release_lacks_is_served_until_the_operation_ends() -> None:
+    world = deployed(routes=ROUTE)
+    world.want(desired(release=2, template=template("good2"), routes=(), kept_routes=ROUTE))
+    world.settle()
+    assert world.endpoints().routes == ROUTE
+    world.want(desired(release=2, template=template("good2"), routes=()))
+    world.settle()
+    assert world.endpoints().routes == ()
+
+
+# --- oneshots ---------------------------------------------------------------------------------------------------------
+
+
+def oneshot(release: int = 1, image: str = "good", **more: object) -> World:
+    world = World()
+    world.want(desired(proc="migrate", type=ProcType.ONESHOT, release=release, instances=1, routes=(),
+                       template=template(image, port=None), **more))  # fmt: skip
+    return world
+
+
+def test_a_oneshot_runs_once_a_release() -> None:
+    world = oneshot()
+    world.settle()
+    assert world.status(proc="migrate").phase is ProcPhase.DONE
+    world.want(replace(world.wanted("hello", "migrate"), restarts={1: 3}))
+    world.settle()
+    assert len(world.oneshots_run) == 1
+    world.want(replace(world.wanted("hello", "migrate"), release=2))
+    world.settle()
+    assert [release for *_, release in world.oneshots_run] == [1, 2]
+    assert len(world.pods(proc="migrate")) == 1
+
+
+def test_a_oneshot_that_fails_is_not_run_again() -> None:
+    world = oneshot(image="bad")
+    world.settle()
+    assert world.status(proc="migrate").phase is ProcPhase.FAILED
+    assert len(world.oneshots_run) == 1
+
+
+def test_a_oneshot_whose_assignment_was_deleted_is_not_run_again() -> None:
+    world = oneshot()
+    world.settle()
+    ((node, order),) = world.pods(proc="migrate")
+    world.delete(keys.ASSIGN.key(node, str(order.pod)))
+    world.agents()
+    world.settle()
+    assert len(world.oneshots_run) == 1
+    assert world.status(proc="migrate").phase is ProcPhase.DONE
+
+
+def test_a_oneshot_that_was_taken_away_while_it_ran_failed() -> None:
+    world = oneshot()
+    for _ in range(3):
+        world.one_pass(), world.agents()
+    ((node, order),) = world.pods(proc="migrate")
+    world.delete(keys.ASSIGN.key(node, str(order.pod)))
+    world.agents()
+    world.settle()
+    assert len(world.oneshots_run) == 1
+    assert world.status(proc="migrate").phase is ProcPhase.FAILED
+
+
+def test_an_ended_oneshot_takes_no_room() -> None:
+    world = World(1, memory_bytes=40 * MIB)
+    world.want(desired(proc="migrate", type=ProcType.ONESHOT, instances=1, routes=(), template=template(port=None)))
+    world.settle()
+    world.want(desired(instances=1))
+    world.settle()
+    assert world.status().phase is ProcPhase.STABLE
+
+
+# --- what others did --------------------------------------------------------------------------------------------------
+
+
+def test_an_assignment_deleted_by_hand_is_written_again_and_nothing_restarts() -> None:
+    world = deployed()
+    lives, (node, order) = dict(world.lives), world.pods()[0]
+    world.delete(keys.ASSIGN.key(node, str(order.pod)))
+    world.settle()
+    assert world.lives == lives
+    assert world.get(keys.ASSIGN, node, str(order.pod)) == order
+
+
+def test_keys_nobody_knows_are_left_alone() -> None:
+    world = deployed()
+    world.put(keys.ASSIGN.key("n1", "not-a-pod"), world.pods()[0][1])
+    world.decider.replan_all()
+    assert world.one_pass() == 0
+
+
+def test_maintenance_moves_nothing() -> None:
+    world = deployed()
+    world.put(keys.SWITCHES.key("maintenance"), Switch("maintenance", on=True))
+    world.want(desired(release=2, instances=5, template=template("good2")))
+    world.settle()
+    assert [image for _, _, image in world.running()] == ["good", "good"]
+    world.put(keys.SWITCHES.key("maintenance"), Switch("maintenance", on=False))
+    world.settle()
+    assert [image for _, _, image in world.running()] == ["good2"] * 5
+
+
+def test_the_judge_sees_a_stop_without_acknowledgement() -> None:
+    """The simulation itself: it would notice."""
+    world = deployed()
+    (node, _pod), order, revision = next(world.all(keys.ASSIGN))
+    with pytest.raises(Broken, match="while router r1 sends it requests"):
+        world.apply(PutAssignment(node, replace(order, run=False), revision, "test"))
+
+
+def test_volumes_bind_an_instance_to_its_node() -> None:
+    world = World(3)
+    with_volume = template(volumes=(Volume("/data"),))
+    world.want(desired(instances=2, strategy=Strategy.RECREATE, template=with_volume))
+    world.settle()
+    homes = {instance: node for instance, node, _ in world.running()}
+    world.want(
+        desired(instances=2, release=2, strategy=Strategy.RECREATE, template=replace(with_volume, image="good2"))
+    )
+    world.settle()
+    assert {instance: node for instance, node, _ in world.running()} == homes
+    world.want(
+        desired(instances=0, release=2, strategy=Strategy.RECREATE, template=replace(with_volume, image="good2"))
+    )
+    world.settle()
+    for instance, node in homes.items():
+        state = world.get(keys.NODES_STATE, node)
+        world.put(keys.NODES_STATE.key(node), replace(state, volumes=(*state.volumes, f"hello.web-{instance}")))
+    world.want(
+        desired(instances=2, release=2, strategy=Strategy.RECREATE, template=replace(with_volume, image="good2"))
+    )
+    world.settle()
+    assert {instance: node for instance, node, _ in world.running()} == homes
