@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from lain_console.operations.advance import with_overrides
 from lain_console.operations.candidate import PlanRefused
+from lain_console.operations.overrides import override_values, with_overrides
 from lain_console.operations.plan import judge_limits, judge_room, make_plan
 from lain_console.operations.start import Intent, Starter
 from lain_console.releases import Started, read_rooms
@@ -48,7 +48,7 @@ class Procs:
         def change(footing: Footing) -> dict[str, Desired]:
             live = _lasting(app, proc, footing)
             base = next(each for each in footing.release.procs if each.proc == proc)
-            wanted = {} if scaling.reset else _values(live)
+            wanted = {} if scaling.reset else override_values(live.overrides)
             for name in ("instances", "cpu", "memory_bytes"):
                 if (value := getattr(scaling, name)) is not None:
                     wanted[name] = value
@@ -157,12 +157,6 @@ class Procs:
             )
         before = running.value.before if running is not None else scene.wanted
         return Footing(await self.state.release(app.name, number), before)
-
-
-def _values(live: Desired) -> dict[str, int]:
-    overrides = live.overrides
-    values = {"instances": overrides.instances, "cpu": overrides.cpu, "memory_bytes": overrides.memory_bytes}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 def _lasting(app: str, proc: str, footing: Footing) -> Desired:

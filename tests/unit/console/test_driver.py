@@ -47,7 +47,7 @@ async def test_a_deploy_ends_with_the_release_running(bench: Bench) -> None:
     }
     assert await bench.state.holders.list() == ()
     record = await bench.last()
-    assert [step.text for step in record.steps][0] == "deploy" and record.who == "ann"
+    assert record.steps[0].text == "deploy" and record.who == "ann"
 
 
 async def test_an_upgrade_removes_what_the_release_lacks_only_once_the_rest_serves(bench: Bench) -> None:

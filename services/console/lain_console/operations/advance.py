@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from lain_console.operations.claims import routes_of, settle, surplus
+from lain_console.operations.overrides import override_values, with_overrides
 from lain_console.state import Claims, Scene
 from lain_shared.model.app import (
     App,
@@ -26,7 +27,7 @@ from lain_shared.model.app import (
     Release,
     Step,
 )
-from lain_shared.model.pod import Desired, Overrides, PodState, ProcType
+from lain_shared.model.pod import Desired, PodState, ProcType
 from lain_shared.model.route import Route
 from lain_shared.model.status import InstanceStatus, ProcPhase, ProcStatus
 from lain_shared.store import Write
@@ -99,23 +100,6 @@ def advance(view: View) -> Decision:
 
 
 # --- what a release makes of `desired` --------------------------------------------------------------------------------
-
-
-def with_overrides(desired: Desired, overrides: Mapping[str, int] | None) -> Desired:
-    """``desired`` (as the release has it) with what ``scale`` set: {instances, cpu, memory_bytes}."""
-    wanted = Overrides(**overrides) if overrides else Overrides()
-    template = desired.template
-    if wanted.cpu is not None:
-        template = replace(template, cpu=wanted.cpu)
-    if wanted.memory_bytes is not None:
-        request = template.memory_request_bytes
-        template = replace(
-            template,
-            memory_bytes=wanted.memory_bytes,
-            memory_request_bytes=None if request is None else min(request, wanted.memory_bytes),
-        )
-    instances = desired.instances if wanted.instances is None else wanted.instances
-    return replace(desired, template=template, instances=instances, overrides=wanted)
 
 
 def rolled_out(release: Release, app: App, before: Mapping[str, Desired]) -> tuple[Desired, ...]:
@@ -331,12 +315,6 @@ def _app_after(view: View, outcome: Outcome) -> App:
         if values:
             overrides[proc] = values
     return replace(app, overrides=overrides)
-
-
-def override_values(overrides: Overrides) -> dict[str, int]:
-    """Only what is set, as ``App.overrides`` keeps it."""
-    values = {"instances": overrides.instances, "cpu": overrides.cpu, "memory_bytes": overrides.memory_bytes}
-    return {name: value for name, value in values.items() if value is not None}
 
 
 # --- judging what runs ------------------------------------------------------------------------------------------------

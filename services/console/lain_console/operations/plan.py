@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
+from lain_console.operations.overrides import override_values
 from lain_sdk.api_types import ChangeAction, FieldChange, PlanView, Problem, ProcChange, Verdict
 from lain_shared.model.app import OperationKind
-from lain_shared.model.pod import Desired, Probe, ProcType, same_but_resources
+from lain_shared.model.pod import Desired, Probe, ProcType, Strategy, same_but_resources
 from lain_shared.placement import Ask, BadFilter, Room, place
 
 MIB = 1024 * 1024
@@ -113,6 +114,7 @@ def _facts(desired: Desired) -> dict[str, str]:
         "instances": str(desired.instances),
         "stopped": ", ".join(map(str, desired.stopped)),
         "restarts": ", ".join(f"{number}: {times}" for number, times in sorted(desired.restarts.items())),
+        "set by scale": ", ".join(override_values(desired.overrides)),
         "cpu": str(template.cpu) if template.cpu else "a share",
         "memory": size(template.memory_bytes),
         "memory_request": size(template.request_bytes) if template.memory_request_bytes is not None else "",
@@ -208,42 +210,57 @@ def judge_room(
 ) -> tuple[tuple[Problem, ...], tuple[Problem, ...]]:
     """(refusals, warnings): would it find nodes? ``rooms`` are the nodes with what runs on them now; they are not changed.
 
-    Advisory: the controller judges again when the time comes. Refused is what no node takes even once; a lack of room for the whole,
-    surge included, is a warning, because it may be gone by then.
+    Refused is what would not fit once it is done; a lack of room for the surge on the way there is a warning. All of it is advisory: the
+    controller judges again when the time comes.
     """
     refusals: list[Problem] = []
     warnings: list[Problem] = []
     mine = {name: _copy(room) for name, room in rooms.items()}
     for proc, desired in sorted(after.items()):
         old = before.get(proc)
-        running = 0 if old is None else max(old.instances - len(old.stopped), 0)
-        wanted = max(desired.instances - len(desired.stopped), 0)
-        replaced = old is not None and not same_but_resources(old.template, desired.template)
-        surge = min(desired.max_surge, wanted) if replaced and desired.strategy.value == "start_first" else 0
-        asked = max(wanted - running, 0) + surge
-        if desired.type is ProcType.ONESHOT:
-            asked = desired.instances
-        ask = Ask(desired.app, proc, desired.template, desired.filters)
-        for number in range(asked):
-            try:
-                verdict = place(ask, mine)
-            except BadFilter as error:
-                refusals.append(Problem("bad_filter", error.message, why=error.why, next=error.next, proc=proc))
-                break
-            if verdict.node is not None:
-                mine[verdict.node].take(desired.app, proc, desired.template)
-                continue
-            first_of_its_kind = number == 0 and not (replaced and wanted <= running)
-            problem = Problem(
-                "no_node",
-                f"{proc}: {verdict.sentence}",
-                why=f"{asked} more pod{'s' if asked > 1 else ''} would have to find a place, {number} would",
-                next="lainctl node list",
-                proc=proc,
-            )
-            (refusals if first_of_its_kind else warnings).append(problem)
-            break
+        try:
+            refused, warned = _judge_proc(old, desired, mine)
+        except BadFilter as error:
+            refused, warned = Problem("bad_filter", error.message, why=error.why, next=error.next, proc=proc), None
+        refusals.extend([refused] if refused is not None else [])
+        warnings.extend([warned] if warned is not None else [])
     return tuple(refusals), tuple(warnings)
+
+
+def _judge_proc(old: Desired | None, desired: Desired, rooms: dict[str, Room]) -> tuple[Problem | None, Problem | None]:
+    """The same for one proc, which takes its place in ``rooms``."""
+    ask = Ask(desired.app, desired.proc, desired.template, desired.filters)
+    wanted = max(desired.instances - len(desired.stopped), 0)
+    if old is not None and (old.template, old.filters) == (desired.template, desired.filters):
+        more = max(wanted - max(old.instances - len(old.stopped), 0), 0)
+        return _fit(ask, more, rooms), None
+    warning = None
+    in_place = old is not None and same_but_resources(old.template, desired.template)
+    if old is not None and not in_place and wanted and desired.strategy is Strategy.START_FIRST:
+        surge = _fit(ask, min(desired.max_surge, wanted), {name: _copy(room) for name, room in rooms.items()})
+        if surge is not None:
+            warning = replace(surge, why="an old pod would have to go before a new one can start")
+    if old is not None:
+        for room in rooms.values():
+            for _ in range(room.procs[desired.app, desired.proc]):
+                room.give_back(desired.app, desired.proc, old.template)
+    refusal = _fit(ask, wanted, rooms)
+    return refusal, None if refusal is not None else warning
+
+
+def _fit(ask: Ask, count: int, rooms: dict[str, Room]) -> Problem | None:
+    """Place ``count`` pods in ``rooms``; None when all of them find room."""
+    for number in range(count):
+        verdict = place(ask, rooms)
+        if verdict.node is None:
+            why = (
+                f"{count} pod{'s' if count > 1 else ''} would have to find a place, {number} would" if count > 1 else ""
+            )
+            return Problem(
+                "no_node", f"{ask.proc}: {verdict.sentence}", why=why, next="lainctl node list", proc=ask.proc
+            )
+        rooms[verdict.node].take(ask.app, ask.proc, ask.template)
+    return None
 
 
 def _copy(room: Room) -> Room:
