@@ -9,9 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lain_console.operations.advance import CRASHES_TO_FAIL
-from lain_console.operations.plan import size
-from lain_console.operations.start import age_text
 from lain_console.state import Scene
+from lain_console.wording import age_text, size
 from lain_sdk.api_types import ExplainView, Finding, Severity
 from lain_shared.model.app import AppState, HistoryRecord, Operation, OperationPhase, Outcome
 from lain_shared.model.node import Alive, Node, NodeState, Switch

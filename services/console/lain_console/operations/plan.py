@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from lain_console.operations.overrides import override_values
+from lain_console.wording import size
 from lain_sdk.api_types import ChangeAction, FieldChange, PlanView, Problem, ProcChange, Verdict
 from lain_shared.model.app import OperationKind
 from lain_shared.model.pod import Desired, Probe, ProcType, Strategy, same_but_resources
@@ -167,14 +168,6 @@ def _probe(probe: Probe | None) -> str:
         return ""
     what = {"http": f"GET {probe.path} on {probe.port}", "tcp": f"connect to {probe.port}"}
     return what.get(probe.kind.value, " ".join(probe.command)) + f" every {probe.interval_seconds:g} s"
-
-
-def size(number: int) -> str:
-    """``33554432`` → ``32 MiB``."""
-    for unit, bytes_ in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if number >= bytes_:
-            return f"{number / bytes_:.1f} {unit}".replace(".0 ", " ")
-    return f"{number} B"
 
 
 # --- limits and room --------------------------------------------------------------------------------------------------

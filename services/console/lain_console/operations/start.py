@@ -16,6 +16,7 @@ import structlog
 
 from lain_console.operations.driver import Driver
 from lain_console.state import Scene, State
+from lain_console.wording import age_text
 from lain_shared import keys
 from lain_shared.errors import Conflict, LeaseLost, Refused, Unavailable, Uncertain
 from lain_shared.model.app import (
@@ -69,18 +70,6 @@ class TooLate(Refused):
     """The operation is past the point from which there is a way back."""
 
     code = "too_late"
-
-
-def age_text(seconds: float) -> str:
-    """``75`` → ``1 min 15 s``."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [
-        f"{hours} h" if hours else "",
-        f"{minutes} min" if minutes else "",
-        f"{rest} s" if rest or not minutes else "",
-    ]
-    return " ".join(part for part in parts[: 2 if hours else 3] if part)
 
 
 @dataclass(frozen=True, slots=True)
