@@ -18,7 +18,7 @@ from lain_shared.model.route import Endpoints
 from lain_watcher import table as tables
 from lain_watcher.adapters import certificates
 from lain_watcher.adapters.folder import Folder
-from lain_watcher.adapters.nginx import Nginx, TableRefused
+from lain_watcher.adapters.nginx import Nginx, NginxSilent, TableRefused
 from lain_watcher.metrics import Metrics
 from lain_watcher.router import Router
 from lain_watcher.routes import GUARD_SECONDS, Picture, Verdict, plan
@@ -155,7 +155,11 @@ class States:
         router = self._router
         if router.may_listen and self._folder.open_gate():
             log.info("gate_opened")
-        state = await self._nginx.state()
+        try:
+            state = await self._nginx.state()
+        except NginxSilent as error:
+            router.silence = error.message  # its last word stands: a frozen nginx may still hold requests
+            raise
         router.observe(state)
         if (
             state is not None
@@ -218,7 +222,9 @@ def reasons(
 ) -> Mapping[str, str]:
     """Why this router should not be given traffic, beyond what its parts say themselves."""
     found: dict[str, str] = {}
-    if router.looked and router.nginx is None:
+    if router.silence:
+        found["nginx"] = router.silence
+    elif router.looked and router.nginx is None:
         found["nginx"] = "no nginx process exists"
     elif router.nginx is not None and router.text is not None and router.nginx.version != router.text.version:
         found["nginx"] = "its workers have not all taken over the table"

@@ -61,6 +61,7 @@ async def assembled(settings: Settings, health: Health, store: Store, nginx: Ngi
         settings.router,
         settings.node or settings.router,
         lambda: router.report,
+        known=router.known,
         lease_seconds=settings.lease_seconds,
         state_file=settings.state_dir / "watcher-lease.json",
     )

@@ -41,13 +41,14 @@ class Membership:
         node: str,
         report: Callable[[], RouterState],
         *,
+        known: asyncio.Event,
         lease_seconds: int,
         state_file: Path | None = None,
     ) -> None:
         self.registered = asyncio.Event()
         """Set from the first registration on: from then on the store may be read."""
         self._store, self._router, self._node = store, router, node
-        self._report = report
+        self._report, self._known = report, known
         self._lease_seconds, self._state_file = lease_seconds, state_file
         self._members = Records(store, keys.ROUTER_MEMBERS, RouterMember)
         self._states = Records(store, keys.ROUTERS, RouterState)
@@ -107,6 +108,7 @@ class Membership:
         while True:
             await self._wanted.wait()
             await self._put_member()
+            await self._known.wait()
             if not self._wanted.is_set():
                 continue
             presence = self._presence = Presence(

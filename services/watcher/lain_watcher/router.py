@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,11 +40,15 @@ class Router:
         """What nginx said last; None: no nginx process exists (or ``looked`` is False)."""
         self.looked = False
         """Whether nginx was ever asked and answered, or proved absent."""
+        self.silence = ""
+        """Why nginx, though it is there, does not answer; "" when it does."""
         self.may_listen = False
         """The table on disk is good enough for nginx to start from."""
         self.certificates = Certificates()
         self.accept_loss = False
         """An operator said that the hosts held by the guard are meant to be gone."""
+        self.known = asyncio.Event()
+        """Set once there is something to publish."""
         self._report: RouterState | None = None
         self._metrics = metrics
 
@@ -85,7 +90,7 @@ class Router:
             log.info("nginx_seen" if state else "nginx_absent", boot_id=after)
             if state is not None:
                 self._metrics.nginx_starts.inc()
-        self.nginx, self.looked = state, True
+        self.nginx, self.looked, self.silence = state, True, ""
         self._metrics.nginx_up.set(state is not None)
         self._metrics.inflight.set(sum(state.inflight.values()) if state else 0)
         self._metrics.ejected.set(len(state.ejected) if state else 0)
@@ -121,6 +126,7 @@ class Router:
             report = replace(report, applied_at=self._report.applied_at if same else report.applied_at)
         if report != self._report:
             self._report = report
+            self.known.set()
             self._metrics.applied_revision.set(report.applied_revision)
             self._metrics.busy_draining.set(len(report.busy))
             self.on_report()

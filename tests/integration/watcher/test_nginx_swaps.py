@@ -27,6 +27,11 @@ class Load:
             answer = await self._front.request(self._method, "/status/200")
             self.answers[answer.body.decode() if answer.status == 200 else f"HTTP {answer.status}"] += 1
 
+    async def more(self, count: int) -> None:
+        """Wait until this many more answers came."""
+        target = self.answers.total() + count
+        await eventually(lambda: self.answers.total() >= target, what=f"{count} more answers")
+
     async def end(self) -> Counter[str]:
         self._stop.set()
         await asyncio.gather(*self._tasks)
@@ -45,8 +50,7 @@ async def test_a_rolling_upgrade_fails_no_request(front: Front, backends: Callab
     get, post = Load(front), Load(front, 4, "POST")
     for newer in generations[1:]:
         for number, fresh in enumerate(newer):
-            before = get.answers.total()
-            await eventually(lambda before=before: get.answers.total() > before + 50, what="traffic flows")
+            await get.more(50)
             old = live[number]
             live[number] = fresh
             await front.put(proc("hello", *live, old))
@@ -73,8 +77,7 @@ async def test_the_acknowledgement_means_that_no_worker_sends_there_any_more(
         while leaving.address in state.inflight:
             state = await front.state()
         before = leaving.requests
-        target = load.answers.total() + 40
-        await eventually(lambda target=target: load.answers.total() >= target)
+        await load.more(40)
         assert leaving.requests == before, "acknowledged and idle, and yet it got a request"
         await front.put(proc("hello", one, two))
     answers = await load.end()

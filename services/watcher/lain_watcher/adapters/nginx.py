@@ -54,7 +54,7 @@ class Nginx:
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, socket: Path, *, timeout_seconds: float = 5.0) -> AsyncIterator[Nginx]:
+    async def connect(cls, socket: Path, *, timeout_seconds: float = 3.0) -> AsyncIterator[Nginx]:
         """Connecting is lazy: an nginx that is not there shows in the first call."""
         connector = aiohttp.UnixConnector(
             path=str(socket), force_close=True
