@@ -239,12 +239,10 @@ class Builder:
         carrier = ""
         try:
             self._run_script(worker, build.joined(section.script) or ":")
-            config = (self._docker.inspect(inter.tags[0]) or {}).get("Config") or {}
-            committed = self._commit(worker, self._name("build"), config)
-            carrier = self._create([committed])
+            carrier = self._create([self._commit(worker)])
             for path in section.volumes:
                 self._carry(worker, carrier, path)
-            self._commit(carrier, self._name("build"), config)
+            self._make(self._with_commands_of(inter.tags[0], self._commit(carrier)))
         finally:
             for container in (worker, carrier):
                 if container:
@@ -270,18 +268,20 @@ class Builder:
         except LainError as error:
             raise BuildFailed("the build script failed", why=error.why, evidence=error.evidence) from error
 
-    def _commit(self, container: str, tag: str, config: dict[str, object]) -> str:
-        """Make an image of a container; command and entry point are those of ``config``, not of the script that ran."""
-        changes = [
-            f"CMD {json.dumps(config.get('Cmd') or [])}",
-            f"ENTRYPOINT {json.dumps(config.get('Entrypoint') or [])}",
-            *(
-                f"LABEL {key}={json.dumps(value)}"
-                for key, value in build.labels(self.app, "build", self.version).items()
-            ),
-        ]
-        words = [word for change in changes for word in ("--change", change)]
-        return (self._docker.ask("container", "commit", *words, container, tag) or "").strip()
+    def _commit(self, container: str) -> str:
+        """An image without a name out of a container."""
+        return (self._docker.ask("container", "commit", container) or "").strip()
+
+    def _with_commands_of(self, original: str, image_id: str) -> DockerBuild:
+        """The build image: ``image_id``, with command and entry point of ``original`` instead of those that kept a container waiting."""
+        config = (self._docker.inspect(original) or {}).get("Config") or {}
+        entrypoint, command = json.dumps(config.get("Entrypoint") or []), json.dumps(config.get("Cmd") or [])
+        return DockerBuild(
+            phase="build",
+            tags=(self._name("build"),),
+            dockerfile=f"FROM {image_id}\nENTRYPOINT {entrypoint}\nCMD {command}\n",
+            labels=build.labels(self.app, "build", self.version),
+        )
 
     def _carry(self, source: str, target: str, path: str) -> None:
         """Copy a directory from one container to another, streaming."""

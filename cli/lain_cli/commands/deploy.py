@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 DETACH = click.option("-d", "--detach", is_flag=True, help="Return once it is accepted.")
 TIMEOUT = click.option(
-    "--timeout", metavar="SECONDS", type=click.FloatRange(min=1), help="Stop watching after so long."
+    "--timeout", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), help="Stop watching after so long."
 )
 
 

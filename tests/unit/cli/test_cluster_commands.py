@@ -247,8 +247,8 @@ def test_ctrl_c_leaves_the_deploy_alone(here: Lain, console: FakeConsole) -> Non
 def test_a_timeout_ends_the_watching_only(here: Lain, console: FakeConsole) -> None:
     console.answers["PUT", APP] = (202, views.accepted())
     console.events("hello", [], endless=True)
-    done = here("deploy", "--timeout", "1")
-    assert done.code == 1 and "is not over after 1.0 s; it continues" in done.err
+    done = here("deploy", "--timeout", "0.2")
+    assert done.code == 1 and "is not over after 0.2 s; it continues" in done.err
 
 
 # --- rollback, cancel, undeploy ---
