@@ -2,23 +2,127 @@
 
 from __future__ import annotations
 
-from aiohttp import web
+from contextlib import aclosing
+from dataclasses import dataclass
 
+import structlog
+from aiohttp import web
+from marshmallow import Schema, fields, validate
+
+from lain_deployd.agent import streams, volumes
 from lain_deployd.agent.engine import Engine
 from lain_deployd.agent.keeper import Keeper
-from lain_shared.http_server import Api, reply
+from lain_deployd.agent.loops import NodeReport
+from lain_shared.errors import Invalid, LainError, NotFound
+from lain_shared.http_server import Api, principal, query, reply
 from lain_shared.loop import Loop
 from lain_shared.model.pod import Observed
 from lain_shared.tokens import Access
 
+log = structlog.get_logger()
+
 KEEPER: web.AppKey[Keeper] = web.AppKey("keeper", Keeper)
 ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
+NODE: web.AppKey[NodeReport] = web.AppKey("node", NodeReport)
 NODE_LOOP: web.AppKey[Loop] = web.AppKey("node_loop", Loop)
+MAX_FRAME_BYTES = 1024 * 1024
 
 api = Api("agent", "0.1.0", "The pods of one node: what runs, its output, commands inside.")
+
+
+class LogsSchema(Schema):
+    """``since``: seconds since the epoch. ``previous``: the run that ended last. ``follow``: go on, over restarts, until it is gone."""
+
+    follow = fields.Bool(load_default=False)
+    previous = fields.Bool(load_default=False)
+    since = fields.Float(load_default=None, validate=validate.Range(0))
+    tail = fields.Int(load_default=None, validate=validate.Range(0, 1_000_000))
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeView:
+    """The data of one instance on this node."""
+
+    name: str
+    path: str
+    missing: bool
 
 
 @api.get("/api/v1/pods/", access=Access.DAEMON, summary="The pods of this node, as seen now", response=list[Observed])
 async def pods(request: web.Request) -> web.Response:
     report = request.app[KEEPER].report
     return reply([report[pod] for pod in sorted(report)])
+
+
+@api.get("/api/v1/pods/{pod}/logs/", access=Access.DAEMON, summary="Output of a pod, as it came", query=LogsSchema)
+async def logs(request: web.Request) -> web.StreamResponse:
+    wanted = query(request, LogsSchema)
+    response = web.StreamResponse(headers={"Cache-Control": "no-store"})
+    response.content_type, response.charset = "text/plain", "utf-8"
+    pieces = streams.output(request.app[KEEPER], request.app[ENGINE], request.match_info["pod"], **wanted)
+    async with aclosing(pieces):
+        try:
+            if not wanted["follow"]:
+                first = await anext(pieces, b"")  # a refusal still has its status
+                await response.prepare(request)
+                await response.write(first)
+            else:
+                streams.container_of(request.app[KEEPER], request.match_info["pod"])
+                await response.prepare(request)
+            async for piece in pieces:
+                await response.write(piece)
+        except LainError as error:
+            if not response.prepared:
+                raise
+            log.info("log_stream_broke", pod=request.match_info["pod"], error=error.message)
+            if request.transport is not None:
+                request.transport.abort()  # so that nobody takes what came for all there is
+        except ConnectionResetError:
+            log.debug("log_stream_left", pod=request.match_info["pod"])
+    return response
+
+
+@api.get("/api/v1/pods/{pod}/exec/", access=Access.DAEMON, summary="A command inside a pod (WebSocket)")
+async def exec_(request: web.Request) -> web.StreamResponse:
+    """``?cmd=ls&cmd=-l&tty=true``. Binary to us is its input; binary from us is one byte (1 stdout, 2 stderr) and data.
+
+    Text to us: ``{"resize": [columns, rows]}``, ``{"eof": true}``; text from us: ``{"exit": n}``, last.
+    """
+    command = tuple(request.query.getall("cmd", []))
+    if not command:
+        raise Invalid("say what to run: ?cmd=…", code="invalid_request")
+    container = streams.running_container(request.app[KEEPER], request.match_info["pod"])
+    terminal = request.query.get("tty") == "true"
+    async with request.app[ENGINE].exec(container.id, command, terminal=terminal) as session:
+        socket = web.WebSocketResponse(heartbeat=10.0, max_msg_size=MAX_FRAME_BYTES)
+        await socket.prepare(request)
+        log.info("exec_started", pod=request.match_info["pod"], who=principal(request).name)
+        await streams.relay(socket, session)
+    return socket
+
+
+@api.get(
+    "/api/v1/volumes/", access=Access.DAEMON, summary="Instances with data on this node", response=list[VolumeView]
+)
+async def list_volumes(request: web.Request) -> web.Response:
+    node = request.app[NODE]
+    return reply(
+        [
+            VolumeView(name, str(volumes.path_of(name, node.root)), name in node.missing)
+            for name in request.app[KEEPER].saved.volumes
+        ]
+    )
+
+
+@api.post(
+    "/api/v1/volumes/{volume}/confirm-loss/", access=Access.OPERATOR,
+    summary="Confirm that the data of an instance is lost: it may start with none", status=200,
+)  # fmt: skip
+async def confirm_loss(request: web.Request) -> web.Response:
+    name, node = request.match_info["volume"], request.app[NODE]
+    if name not in node.missing:
+        raise NotFound(f"no data of {name} is missed on this node", code="no_such_volume")
+    node.forget_volume(name)
+    log.warning("volume_loss_confirmed", volume=name, who=principal(request).name)
+    request.app[NODE_LOOP].wake()
+    return reply({"volume": name, "confirmed": True})

@@ -55,6 +55,7 @@ log = structlog.get_logger()
 
 EVIDENCE_LINES = 20
 EVIDENCE_LINE_BYTES = 500
+LATE_LINES_SECONDS = 0.1
 UPDATE_RETRY_SECONDS = 30.0
 REGISTRY_RETRY_SECONDS = 15.0
 """A registry that comes back is noticed within this."""
@@ -80,13 +81,14 @@ class Executor:
         place: Callable[[], Place],
         known_volumes: Callable[[], Iterable[str]],
         *,
+        on_volume: Callable[[str], None] = lambda _name: None,
         clock: Callable[[], float] = time.time,
         parallel_starts: int = 4,
     ) -> None:
         self._engine = engine
         self._images = images
         self._place = place
-        self._known_volumes = known_volumes
+        self._known_volumes, self._on_volume = known_volumes, on_volume
         self._clock = clock
         self._starts = asyncio.Semaphore(parallel_starts)
         self._owners: dict[tuple[str, str], tuple[int, int]] = {}
@@ -154,6 +156,8 @@ class Executor:
             raise
         except LainError as error:
             return self._refused(order, memory, error)
+        if order.assignment.template.volumes:
+            self._on_volume(volumes.name_of(order.assignment))
         log.info("pod_created", pod=str(order.pod), address=memory.address, container=container.id[:12])
         return Outcome(replace(memory, error=""), (container,))
 
@@ -255,7 +259,7 @@ class Executor:
             text=text,
             exit_code=container.exit_code,
             probe=because,
-            last_lines=await self.last_lines(container),
+            last_lines=await self.last_lines(container, memory),
         )
         log.warning(
             "pod_crashed", pod=str(view.pod), exit_code=container.exit_code, oom_killed=container.oom_killed,
@@ -265,7 +269,7 @@ class Executor:
 
     async def _note_unready(self, view: View, container: Container, memory: Memory, text: str) -> Outcome:
         now = self._clock()
-        lines = await self.last_lines(container)
+        lines = await self.last_lines(container, memory)
         if memory.unready_noted_at == 0.0:
             log.warning(
                 "pod_not_ready", pod=str(view.pod), probe=text, seconds=round(now - (container.started_at or now))
@@ -273,13 +277,13 @@ class Executor:
         evidence = Evidence(at=now, reason="probe_failed", text=f"not ready: {text}", probe=text, last_lines=lines)
         return Outcome(replace(memory, unready_noted_at=now, evidence=evidence, error=text), view.containers)
 
-    async def last_lines(self, container: Container) -> tuple[str, ...]:
+    async def last_lines(self, container: Container, memory: Memory) -> tuple[str, ...]:
         """The last output of its latest run; empty when it cannot be had: evidence must not stand in the way of acting."""
         try:
             output = b""
             async with (
                 asyncio.timeout(5.0),
-                self._engine.logs(container.id, since=container.started_at or 0.0, tail=EVIDENCE_LINES) as chunks,
+                self._engine.logs(container.id, since=after(memory.ended_at), tail=EVIDENCE_LINES) as chunks,
             ):
                 async for chunk in chunks:
                     output += chunk.data
@@ -310,6 +314,14 @@ class Executor:
         return replace(
             seen, memory=after_failure(replace(memory, error=text, evidence=evidence), self._clock()), ok=False
         )
+
+
+def after(ended_at: float | None) -> float:
+    """From when on output belongs to the run after the one that ended then. ``started_at`` will not do: the Engine notes it late.
+
+    The Engine stamps lines when it reads them, and may read the last ones a little after the end.
+    """
+    return 0.0 if ended_at is None else ended_at + LATE_LINES_SECONDS
 
 
 def how_it_ended(container: Container, restart_because: str) -> str:

@@ -58,6 +58,7 @@ class Keeper:
         """Addresses that may be given out now; set by whoever knows routers and endpoints."""
         self.look_around: Callable[[AddressBook, Iterable[str]], AddressBook] = lambda book, _used: book
         self.wake, self.on_report = wake, on_report
+        self.on_volumes: Callable[[], None] = lambda: None
         self.prober: Prober | None = None
         self._engine, self._executor, self._disk, self._metrics, self._clock = engine, executor, disk, metrics, clock
         self._busy: dict[PodId, str] = {}
@@ -149,12 +150,25 @@ class Keeper:
         self.health[target.pod] = replace(known, restart_because=text)
         self.wake()
 
+    def has_volume(self, instance: str) -> None:
+        """``<app>.<proc>-<n>`` has data on this node from now on."""
+        if instance not in self.saved.volumes:
+            self.saved = replace(self.saved, volumes=tuple(sorted({*self.saved.volumes, instance})))
+            self.on_volumes()
+
+    def hurry(self, instance: str) -> None:
+        """Try the pods of ``<app>.<proc>-<n>`` again at once: what was in their way is gone."""
+        for pod, memory in self.memory.items():
+            if f"{pod.app}.{pod.proc}-{pod.instance}" == instance:
+                self.memory[pod] = replace(memory, retry_at=0.0)
+        self.wake()
+
     # --- a pass -------------------------------------------------------------------------------------------------------
 
     async def one_pass(self) -> float | None:
         """Look at every pod, put workers to those that need something, say what is seen. Returns when to look again, in seconds."""
         if not self.listed:
-            raise EngineUnavailable("the node's containers are not known yet", retry_seconds=1.0)
+            return None  # the Engine's watch wakes us
         if not (self.whole or self.remembers):
             return None  # neither store nor disk said anything yet: whoever hears first wakes us
         await self._look_again()

@@ -287,7 +287,9 @@ class NodeReport:
     ) -> None:
         self._records = Records(store, keys.NODES_STATE, NodeState)
         self._keeper, self._watch, self._blocks, self._images, self._cluster = keeper, watch, blocks, images, cluster
-        self._root, self._registry = root, registry
+        self.root, self._registry = root, registry
+        self.missing: frozenset[str] = frozenset()
+        """Instances whose data was on this node and is not there."""
         self._reserved_memory_bytes, self._disk_high_percent = reserved_memory_bytes, disk_high_percent
         self._free_addresses, self._version = free_addresses, version
         self._written: NodeState | None = None
@@ -302,8 +304,10 @@ class NodeReport:
             named = () if stored is None else stored.value.volumes
             self._learn_volumes(named)
             self._read = True
-        missing = await self._look_at_volumes()
-        problems.extend(f"the data of {name} is gone from this node's disk" for name in sorted(missing))
+        there = await asyncio.to_thread(volumes.on_disk, self.root)
+        self._learn_volumes(there)
+        self.missing = frozenset(self._keeper.saved.volumes) - there
+        problems.extend(f"the data of {name} is gone from this node's disk" for name in sorted(self.missing))
         await self._clear_images(problems)
         state = self._state(tuple(problems))
         if state is not None and not nearly_same(self._written, state):
@@ -327,10 +331,12 @@ class NodeReport:
         saved = self._keeper.saved
         self._keeper.saved = replace(saved, volumes=tuple(sorted({*saved.volumes, *named})))
 
-    async def _look_at_volumes(self) -> set[str]:
-        there = await asyncio.to_thread(volumes.on_disk, self._root)
-        self._learn_volumes(there)
-        return {*self._keeper.saved.volumes} - there
+    def forget_volume(self, name: str) -> None:
+        """Its data is given up: the instance may start with none."""
+        saved = self._keeper.saved
+        self._keeper.saved = replace(saved, volumes=tuple(one for one in saved.volumes if one != name))
+        self.missing -= {name}
+        self._keeper.hurry(name)
 
     async def _clear_images(self, problems: list[str]) -> None:
         if not self._watch.reachable:
@@ -345,14 +351,14 @@ class NodeReport:
         self._keeper.saved = replace(self._keeper.saved, images=dict(self._images.used))
 
     def _disk_is_full(self) -> bool:
-        usage = shutil.disk_usage(existing(self._root))
+        usage = shutil.disk_usage(existing(self.root))
         return (usage.total - usage.free) * 100 > usage.total * self._disk_high_percent
 
     def _state(self, problems: tuple[str, ...]) -> NodeState | None:
         info = self._watch.info
         if info is None:
             return None  # nothing is known of this machine yet, by way of its Engine
-        usage = shutil.disk_usage(existing(self._root))
+        usage = shutil.disk_usage(existing(self.root))
         reserved = self._reserved_memory_bytes
         if not self._watch.reachable:
             problems = (f"the Engine does not answer: {self._watch.trouble}", *problems)

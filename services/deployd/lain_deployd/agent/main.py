@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
@@ -53,7 +53,14 @@ async def agent(settings: Settings, health: Health) -> AsyncIterator[Daemon]:
         yield assembled(settings, health, store, engine)
 
 
-def assembled(settings: Settings, health: Health, store: Store, engine: Engine) -> Daemon:
+def assembled(
+    settings: Settings,
+    health: Health,
+    store: Store,
+    engine: Engine,
+    *,
+    on_listening: Callable[[int], None] = lambda _port: None,
+) -> Daemon:
     """The same on any store and engine."""
     clock, node = time.time, settings.node
     registry = CollectorRegistry()
@@ -62,7 +69,8 @@ def assembled(settings: Settings, health: Health, store: Store, engine: Engine) 
     images = Images(engine, settings.credentials, clock)
     executor = Executor(
         engine, images, lambda: Place(node, settings.registry, settings.root, keeper.cpus),
-        lambda: keeper.saved.volumes, clock=clock, parallel_starts=settings.parallel_starts,
+        lambda: keeper.saved.volumes, on_volume=lambda name: keeper.has_volume(name),  # noqa: PLW0108 - made below
+        clock=clock, parallel_starts=settings.parallel_starts,
     )  # fmt: skip
     keeper = Keeper(node, engine, executor, disk, metrics, clock=clock)
     images.used.update(keeper.saved.images)
@@ -90,15 +98,18 @@ def assembled(settings: Settings, health: Health, store: Store, engine: Engine) 
         metrics.free_addresses.set(count)
         return count
 
-    pods = Loop("passes", keeper.one_pass, max_backoff_seconds=1.0, metrics=loop_metrics)
-    observed = Loop("observed", loops.Observing(store, keeper).one_pass, max_backoff_seconds=1.0, metrics=loop_metrics)
+    often: dict[str, Any] = {
+        "resync_seconds": settings.resync_seconds, "max_backoff_seconds": 1.0, "metrics": loop_metrics,
+    }  # fmt: skip
+    pods = Loop("passes", keeper.one_pass, **often)
+    observed = Loop("observed", loops.Observing(store, keeper).one_pass, **often)
     report = loops.NodeReport(
         store, keeper, watch, blocks=blocks, images=images, cluster=partial(_cluster, config), root=settings.volumes_root,
         registry=settings.registry, reserved_memory_bytes=settings.reserved_memory_bytes,
         disk_high_percent=settings.disk_high_percent, free_addresses=free_addresses, version=version("lain-deployd"),
     )  # fmt: skip
-    states = Loop("node", report.one_pass, max_backoff_seconds=2.0, metrics=loop_metrics)
-    keeper.wake, keeper.on_report = pods.wake, observed.wake
+    states = Loop("node", report.one_pass, **often)
+    keeper.wake, keeper.on_report, keeper.on_volumes = pods.wake, observed.wake, states.wake
     presence = Presence(
         store, partial(_alive, settings, watch, clock()), settings.lease_seconds, settings.state_dir / "lease.json"
     )
@@ -127,7 +138,7 @@ def assembled(settings: Settings, health: Health, store: Store, engine: Engine) 
         verifier=trust.verifier,
         probes=health.probes,
         metrics=registry,
-        context={api.KEEPER: keeper, api.ENGINE: engine, api.NODE_LOOP: states},
+        context={api.KEEPER: keeper, api.ENGINE: engine, api.NODE: report, api.NODE_LOOP: states},
     )
     return Daemon(
         name="agent",
@@ -137,6 +148,7 @@ def assembled(settings: Settings, health: Health, store: Store, engine: Engine) 
         port=settings.port,
         ssl_context=server_context(settings.tls_dir) if settings.tls_dir else None,
         grace_seconds=settings.grace_seconds,
+        on_listening=on_listening,
     )
 
 

@@ -163,8 +163,8 @@ def after_exit(memory: Memory, container: Container, kind: ProcType, ground: Gro
         unready_noted_at=0.0,
         failures=0,
         retry_at=0.0,
-        previous_started_at=container.started_at,
-        previous_finished_at=finished_at,
+        ended_at=finished_at,
+        ended_before_at=memory.ended_at,
     )
     if kind is ProcType.ONESHOT and container.exit_code == 0:
         return replace(seen, done_exit_code=0)

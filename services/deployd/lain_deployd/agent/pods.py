@@ -49,8 +49,10 @@ class Memory:
     refused_until: float = 0.0
     error: str = ""
     evidence: Evidence | None = None
-    previous_started_at: float | None = None
-    previous_finished_at: float | None = None
+    ended_at: float | None = None
+    """When the run that ended last did so."""
+    ended_before_at: float | None = None
+    """When the run before that one ended: their output lies between."""
 
 
 @dataclass(frozen=True, slots=True)

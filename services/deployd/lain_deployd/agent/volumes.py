@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from lain_deployd.agent.engine import Mount
 from lain_shared.errors import LainError
@@ -97,7 +97,7 @@ def owner_of(user: str, passwd: bytes = b"", group: bytes = b"") -> tuple[int, i
     return uid, gid
 
 
-def path_of(name: str, root: PurePosixPath) -> PurePosixPath:
+def path_of(name: str, root: Path) -> Path:
     """The directory of the instance ``<app>.<proc>-<n>``."""
     head, _, instance = name.rpartition("-")
     app, _, proc = head.rpartition(".")

@@ -1,0 +1,68 @@
+"""Images come by digest from the cluster's registry, and a failure says whether the image or the registry is missing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from lain_shared.model.pod import PodState
+from lain_shared.testing import MemoryStore, eventually
+from tests.fixtures.docker import OwnEngine, OwnRegistry
+from tests.integration.deployd.agent_harness import Bench, order, template
+
+
+@pytest.fixture
+async def bench(engine: OwnEngine, registry: OwnRegistry, tmp_path: Path) -> AsyncIterator[Bench]:
+    made = Bench(MemoryStore(), engine, tmp_path, registry=registry.host)
+    await made.prepare()
+    yield made
+
+
+async def test_an_image_is_pulled_by_digest(bench: Bench, registry: OwnRegistry) -> None:
+    image = registry.push("tiny:1", "hello")
+    async with bench.agent():
+        pods = [await bench.give(order(template(image=image), instance=n)) for n in (1, 2, 3)]
+        for pod in pods:
+            await bench.until(pod, PodState.RUNNING, ready=True)
+    bench.engine.clear()
+    bench.engine.docker("rmi", f"{registry.host}/{image}")
+
+
+async def test_a_missing_image_and_a_missing_registry_are_told_apart(bench: Bench, registry: OwnRegistry) -> None:
+    image = registry.push("tiny:1", "hello")
+    missing = image[:-4] + ("0000" if not image.endswith("0000") else "1111")
+    async with bench.agent():
+        pod = await bench.give(order(template(image=missing)))
+        seen = await bench.until(pod, PodState.FAILED)
+        assert seen.evidence is not None and seen.evidence.reason == "image_missing"
+        assert "has no image" in seen.error
+    registry.stop()
+    try:
+        async with bench.agent():
+            pod = await bench.give(order(template(image=image), instance=2))
+            seen = await bench.until(pod, PodState.FAILED)
+            assert seen.evidence is not None and seen.evidence.reason == "registry_unreachable"
+            registry.start()
+            await bench.until(pod, PodState.RUNNING, ready=True, seconds=30)
+    finally:
+        registry.stop()
+        registry.start()
+
+
+async def test_unused_images_go_when_the_disk_fills_up_and_only_ours(bench: Bench, registry: OwnRegistry) -> None:
+    used, unused = registry.push("tiny:1", "used"), registry.push("tiny:1", "unused")
+    bench.engine.docker("tag", "tiny:1", f"{registry.host}/not-ours:1")
+    async with bench.agent():
+        stays, goes = order(template(image=used)), order(template(image=unused), instance=2)
+        for wanted in (stays, goes):
+            await bench.until(await bench.give(wanted), PodState.RUNNING)
+        await bench.retire(goes)
+    async with bench.agent(disk_high_percent=0, resync_seconds=1.0):
+
+        def images() -> str:
+            return bench.engine.docker("images", "--digests", "--format", "{{.Repository}}")
+
+        await eventually(lambda: "/unused" not in images(), what="the unused image is gone")
+        assert f"{registry.host}/used" in images() and f"{registry.host}/not-ours" in images() and "tiny" in images()
