@@ -21,8 +21,8 @@ install: packages $(INSTALLED) ## the Python environment in .venv, exactly as lo
 $(INSTALLED): constraints.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing the locked Python packages"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r constraints.txt
-	@$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps --no-build-isolation $(DISTRIBUTIONS:%=-e ./%)
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r constraints.txt
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation $(DISTRIBUTIONS:%=-e ./%)
 	@touch $@
 
 images: install ## the images of every part, those whose inputs changed
