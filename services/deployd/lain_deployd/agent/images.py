@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -44,22 +44,27 @@ class Images:
         self._known: dict[str, Image] = {}
         self._gate = asyncio.Semaphore(PARALLEL_PULLS)
         self.used: dict[str, float] = {}
+        self.on_used: Callable[[Mapping[str, float]], None] = lambda _used: None
 
     async def have(self, reference: str, on_progress: Callable[[str], None]) -> Image:
         """The image, brought here if it is not: ``ImageMissing``, ``RegistryUnreachable`` when it cannot be."""
         if reference in self.used:
-            self.used[reference] = self._clock()
+            self._note_use(reference)
         if (known := self._known.get(reference)) is not None:
             return known
         found = await self._engine.image(reference)
         if found is None:
             await self._pull(reference, on_progress)
-            self.used[reference] = self._clock()
+            self._note_use(reference)
             found = await self._engine.image(reference)
         if found is None:
             raise ImageMissing(f"image {reference} was pulled and is not there")
         self._known[reference] = found
         return found
+
+    def _note_use(self, reference: str) -> None:
+        self.used[reference] = self._clock()
+        self.on_used(dict(self.used))
 
     def forget(self, reference: str) -> None:
         """It turned out not to be there any more."""
@@ -106,6 +111,7 @@ class Images:
                 break
             if await self._engine.remove_image(reference):
                 self.used.pop(reference)
+                self.on_used(dict(self.used))
                 self.forget(reference)
                 gone.append(reference)
                 log.info("image_removed", image=reference)

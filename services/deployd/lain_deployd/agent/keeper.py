@@ -156,6 +156,9 @@ class Keeper:
             self.saved = replace(self.saved, volumes=tuple(sorted({*self.saved.volumes, instance})))
             self.on_volumes()
 
+    def used_images(self, used: Mapping[str, float]) -> None:
+        self.saved = replace(self.saved, images=used)
+
     def hurry(self, instance: str) -> None:
         """Try the pods of ``<app>.<proc>-<n>`` again at once: what was in their way is gone."""
         for pod, memory in self.memory.items():

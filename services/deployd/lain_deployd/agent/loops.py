@@ -348,7 +348,6 @@ class NodeReport:
             await self._images.clear(needed, full)
             if full():
                 problems.append(f"the disk is more than {self._disk_high_percent} % full")
-        self._keeper.saved = replace(self._keeper.saved, images=dict(self._images.used))
 
     def _disk_is_full(self) -> bool:
         usage = shutil.disk_usage(existing(self.root))

@@ -74,6 +74,7 @@ def assembled(
     )  # fmt: skip
     keeper = Keeper(node, engine, executor, disk, metrics, clock=clock)
     images.used.update(keeper.saved.images)
+    images.on_used = keeper.used_images
     keeper.prober = prober = Prober(engine, clock=clock, on_ready=keeper.became_ready, on_restart=keeper.wants_restart)
     watch = loops.EngineWatch(engine, keeper, metrics, clock=clock, resync_seconds=settings.resync_seconds)
     blocks = Blocks(store, engine, node, wanted=settings.block, remembered=keeper.book.block)
