@@ -23,6 +23,7 @@ import msgspec
 from lain_sdk.api_types import (
     Accepted,
     AppView,
+    AssignmentView,
     ClusterView,
     ConfigView,
     EnvView,
@@ -32,21 +33,23 @@ from lain_sdk.api_types import (
     NodeView,
     OperationView,
     PlanView,
+    PodView,
     ProcView,
     Progress,
     ReleaseView,
     RepoView,
+    RouterView,
     TokenView,
     VersionsView,
     WhoamiView,
+    WhyView,
 )
-from lain_shared.errors import LainError, NotFound, Unavailable
+from lain_shared.errors import NotFound, Unavailable
 from lain_shared.http_client import HttpClient
 from lain_shared.model.app import HistoryRecord, Step
 from lain_shared.model.config import Role
-from lain_shared.model.node import Switch
-from lain_shared.model.pod import Assignment
-from lain_shared.model.status import InstanceStatus, ProcStatus
+from lain_shared.model.node import Drain, Node, Switch
+from lain_shared.model.status import ProcStatus
 from lain_shared.tls import client_context
 
 T = TypeVar("T")
@@ -361,22 +364,33 @@ class Deployd(_Client):
     async def node(self, node: str) -> NodeView:
         return await self._get(_path("nodes", node), NodeView)
 
-    async def register_node(self, node: str, address: str, labels: Mapping[str, str] | None = None) -> NodeView:
-        return await self._send("PUT", _path("nodes", node), NodeView, {"address": address, "labels": labels})
+    async def register_node(self, node: str, address: str, labels: Mapping[str, str] | None = None) -> Node:
+        """Register a node, or set its address and labels anew."""
+        return await self._send("PUT", _path("nodes", node), Node, {"address": address, "labels": labels})
 
     async def change_node(
-        self, node: str, *, cordoned: bool | None = None, labels: Mapping[str, str] | None = None
-    ) -> NodeView:
-        return await self._send("PATCH", _path("nodes", node), NodeView, {"cordoned": cordoned, "labels": labels})
+        self, node: str, *, cordoned: bool | None = None, labels: Mapping[str, str | None] | None = None
+    ) -> Node:
+        """``labels``: those to set; None removes one."""
+        return await self._send("PATCH", _path("nodes", node), Node, {"cordoned": cordoned, "labels": labels})
 
-    async def pods(self) -> tuple[InstanceStatus, ...]:
-        return await self._get("/api/v1/pods/", tuple[InstanceStatus, ...])
+    async def drain_node(self, node: str) -> Drain:
+        """Move its pods away; those with volumes or state stay."""
+        return await self._send("PUT", _path("nodes", node, "drain"), Drain)
 
-    async def assignments(self) -> tuple[Assignment, ...]:
-        return await self._get("/api/v1/assignments/", tuple[Assignment, ...])
+    async def end_drain(self, node: str) -> None:
+        await self.http.delete(_path("nodes", node, "drain"))
 
-    async def why(self, app: str, proc: str) -> Mapping[str, Any]:
-        return await self._get(_path("why", app, proc), dict[str, Any])
+    async def pods(self) -> tuple[PodView, ...]:
+        """All pods the caller may see."""
+        return await self._get("/api/v1/pods/", tuple[PodView, ...])
+
+    async def assignments(self) -> tuple[AssignmentView, ...]:
+        return await self._get("/api/v1/assignments/", tuple[AssignmentView, ...])
+
+    async def why(self, app: str, proc: str) -> WhyView:
+        """Why its pods are where they are, and why not elsewhere."""
+        return await self._get(_path("why", app, proc), WhyView)
 
     async def switches(self) -> tuple[Switch, ...]:
         return await self._get("/api/v1/switches/", tuple[Switch, ...])
@@ -384,8 +398,8 @@ class Deployd(_Client):
     async def set_switch(self, name: str, on: bool, why: str = "") -> Switch:
         return await self._send("PUT", _path("switches", name), Switch, {"on": on, "why": why})
 
-    async def routers(self) -> tuple[Mapping[str, Any], ...]:
-        return await self._get("/api/v1/routers/", tuple[dict[str, Any], ...])
+    async def routers(self) -> tuple[RouterView, ...]:
+        return await self._get("/api/v1/routers/", tuple[RouterView, ...])
 
     async def forget_router(self, router: str) -> None:
         await self.http.delete(_path("routers", router))
@@ -406,6 +420,3 @@ def _given(body: Mapping[str, Any]) -> dict[str, Any]:
 def _tell(listener: Callable[[T], None] | None, what: T) -> None:
     if listener is not None:
         listener(what)
-
-
-__all__ = ["Console", "Deployd", "LainError"]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
@@ -120,13 +119,11 @@ def router_list(run: Run) -> None:
             return
         rows: list[list[str | Cell]] = []
         for one in found:
-            state: Mapping[str, Any] = one.get("state") or {}
-            member: Mapping[str, Any] = one.get("member") or one
-            quarantined = ", ".join(state.get("quarantined") or {})
+            state = one.state
             rows.append([
-                str(member.get("router", one.get("router", ""))), str(member.get("node", "")),
-                Cell("alive", "good") if state else Cell("away", "bad"), str(state.get("applied_revision", "-")),
-                ago(state.get("applied_at")), str(len(state.get("busy") or ())), quarantined,
+                one.router, one.node, Cell("alive", "good") if state else Cell("away", "bad"),
+                str(state.applied_revision) if state else "-", ago(state.applied_at if state else None),
+                str(len(state.busy)) if state else "0", ", ".join(state.quarantined) if state else "",
             ])  # fmt: skip
         head = columns(
             "ROUTER", "NODE", "STATE", Column("REVISION", right=True), Column("APPLIED", right=True),
