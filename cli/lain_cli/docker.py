@@ -6,12 +6,14 @@ here. Everything docker says goes to stderr as it comes; its last lines become t
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import re
 import subprocess
 import tempfile
+import termios
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +28,8 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|\r")
 _NOISE = re.compile(
     r"(DEPRECATED: The legacy builder|\s+BuildKit is currently disabled|\s+environment-variable\.|\s+Install the buildx component"
     r"|\s+BuildKit; see|Sending build context to Docker daemon"
-    r"| ---> ?(?:[0-9a-f]{12}\Z|\Z|Running in )|Removing intermediate container |Step \d+/\d+ : LABEL lain\.)"
+    r"| ---> ?(?:[0-9a-f]{12}\Z|\Z|Running in )|Removing intermediate container |[0-9a-f]{12}: (?:Preparing|Waiting)"
+    r"|Step \d+/\d+ : LABEL lain\.)"
 )
 _STEP = re.compile(r"Step (?P<count>\d+/\d+) : RUN (?P<words>\[.*\])\Z", re.DOTALL)
 _STEP_FAILED = re.compile(
@@ -55,6 +58,7 @@ class Docker:
         if config_dir is not None:
             self._environ["DOCKER_CONFIG"] = str(config_dir)
         self._buildkit: bool | None = None
+        self._hidden = False
 
     # --- asking ---
 
@@ -113,6 +117,8 @@ class Docker:
         builder = self._builder(arguments)
         terminal = self._log.isatty() and not builder  # the classic builder speaks in lines; we make them shorter
         output_of_us, output_of_it = pty.openpty() if terminal else os.pipe()
+        if terminal:
+            _like_terminal(output_of_it, self._log)
         process = _start(
             ["docker", *arguments],
             stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
@@ -212,7 +218,10 @@ class Docker:
 
     def _line(self, line: bytes, tail: deque[str], *, show: bool) -> None:
         text = _ESCAPES.sub("", line.decode(errors="replace")).rstrip()
-        if not text or _NOISE.match(text):
+        if text == " ---> Using cache" and self._hidden:
+            return
+        self._hidden = bool(_NOISE.match(text))
+        if not text or self._hidden:
             return
         text = _shorter(text)
         tail.append(text)
@@ -296,6 +305,15 @@ def failure(arguments: Sequence[str], code: int, lines: Sequence[str], *, what: 
         evidence=evidence,
         code="docker_failed",
     )
+
+
+def _like_terminal(descriptor: int, terminal: TextIO) -> None:
+    """Give a pseudo-terminal the size of ours, and have it leave line ends alone: ours turns them itself."""
+    with suppress(OSError, ValueError):
+        fcntl.ioctl(descriptor, termios.TIOCSWINSZ, fcntl.ioctl(terminal.fileno(), termios.TIOCGWINSZ, b"\0" * 8))
+    modes = termios.tcgetattr(descriptor)
+    modes[1] &= ~termios.OPOST
+    termios.tcsetattr(descriptor, termios.TCSANOW, modes)
 
 
 def _shorter(line: str) -> str:

@@ -69,6 +69,8 @@ def tell(error: LainError, stream: TextIO, *, colour: bool = False) -> None:
     if error.why:
         lines.extend(_indented("why: ", error.why))
     for key, value in error.evidence.items():
+        if _told_already(value, error):
+            continue
         lines.extend(_evidence(key, value, dim, end))
     if error.next:
         lines.extend(_indented("next: ", error.next))
@@ -94,8 +96,18 @@ def _evidence(key: str, value: Any, dim: str, end: str) -> list[str]:
     return [f"  {name}: {_plain(value)}"]
 
 
+def _told_already(value: Any, error: LainError) -> bool:
+    """One problem that the message repeats word by word."""
+    match value:
+        case [{"message": str(text)}]:
+            return text in error.message
+    return False
+
+
 def _plain(value: Any) -> str:
     if isinstance(value, Mapping):
+        if "message" in value:
+            return "; ".join(str(value[name]) for name in ("message", "why") if value.get(name))
         return ", ".join(f"{key}: {_plain(item)}" for key, item in value.items())
     if isinstance(value, list | tuple):
         return ", ".join(_plain(item) for item in value)

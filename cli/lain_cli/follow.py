@@ -45,7 +45,8 @@ class Follower:
         self._procs[status.proc] = status
         if status.message and self._messages.get(status.proc) != status.message:
             self._messages[status.proc] = status.message
-            self._run.progress.line(f"          {status.proc}: {status.message}", "warn")
+            style = "warn" if str(status.phase) in ("failing", "failed", "paused", "waiting") else "dim"
+            self._run.progress.line(f"          {status.proc}: {status.message}", style)
         self.draw()
 
     def draw(self) -> None:

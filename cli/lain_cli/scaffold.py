@@ -63,7 +63,7 @@ def propose(files: Mapping[str, str], name: str) -> Proposal:
         build = [
             "build:", f"  base: golang:{version}", "  prepare:", "    script:", "      - go mod download",
             "  script:", f"    - CGO_ENABLED=0 go build -o /lain/app/{app} .",
-            "release:", "  dest_base: gcr.io/distroless/static", "  copy:", f"    - {app}",
+            "release:", "  dest_base: gcr.io/distroless/static", "  copy:", f"    - {_quoted(app)}",
         ]  # fmt: skip
         port, web = 8000, procfile.get("web", "") or f"/lain/app/{app}"
     elif "package.json" in files:
@@ -101,7 +101,7 @@ def propose(files: Mapping[str, str], name: str) -> Proposal:
         because.append("nothing known was found: change base, script and cmd")
         build = ["build:", "  base: debian:12-slim", "  script: []"]
         port, web = 8000, procfile.get("web", "") or "./run"
-    lines = [f"appname: {app}", *build]
+    lines = [f"appname: {_quoted(app)}", *build]
     if "web" in procfile or not procfile:
         lines += ["web:", *_command(web, port), f"  port: {port}", "  memory: 64m"]
         because.append(f"web listens on port {port}")
@@ -122,6 +122,11 @@ def _command(command: str, port: int) -> list[str]:
             f"  cmd: {json.dumps(['/bin/sh', '-c', 'exec ' + command if not re.search(r'[&|;]', command) else command])}"
         ]
     return [f"  cmd: {json.dumps(command)}"]
+
+
+def _quoted(word: str) -> str:
+    """``word`` as YAML text, whatever YAML would rather read it as."""
+    return f'"{word}"' if word in ("true", "false", "null", "yes", "no", "on", "off", "y", "n") else word
 
 
 def _splits(command: str) -> bool:

@@ -13,7 +13,7 @@ from lain_cli.render import Cell, Column, Screen, ago, columns, count, duration,
 from lain_shared.errors import Conflict, LainError, NotFound
 
 if TYPE_CHECKING:
-    from lain_sdk.api_types import AppView, ExplainView, ProcView
+    from lain_sdk.api_types import AppView, ExplainView, ProcView, RouteView
     from lain_shared.model.app import HistoryRecord
     from lain_shared.model.status import InstanceStatus
 
@@ -72,18 +72,18 @@ def ps(run: Run, app: str | None) -> None:
     """The app: state, addresses, procs, instances with node and address."""
     name = run.app(app)
     view = run.call(lambda console: console.app(name))
-    run.show(view, lambda screen: draw_app(screen, view))
+    run.show(view, lambda screen: draw_app(screen, view, run.phase.domain))
 
 
-def draw_app(screen: Screen, view: AppView) -> None:
-    """A whole app for a person."""
+def draw_app(screen: Screen, view: AppView, domain: str) -> None:
+    """A whole app for a person. ``domain``: the phase's."""
     state = Cell(*health(view))
     release = f"{view.release} ({short_version(view.meta_version)})" if view.release else "-"
     deployed = f"{when(view.deployed_at)} by {view.deployed_by}" if view.deployed_at else ""
     pairs: list[tuple[str, str | Cell]] = [("app", view.name), ("state", state), ("release", release)]
     pairs += [("deployed", deployed), ("owner", view.owner), ("git", view.giturl)]
-    pairs += [("url", route.url or route.host + route.path) for route in view.routes[:1]]
-    pairs += [("", route.url or route.host + route.path) for route in view.routes[1:]]
+    routes = by_reach(view.routes, domain)
+    pairs += [("" if number else "url", route.url or route.host + route.path) for number, route in enumerate(routes)]
     if (running := view.operation) is not None:
         pairs.append(
             (
@@ -196,7 +196,7 @@ def dashboard(run: Run, sort: str) -> None:
         for view in views:
             ready = sum(proc.ready for proc in view.procs)
             wanted = sum(proc.instances - len(proc.stopped) for proc in view.procs)
-            url = next((route.url or route.host for route in view.routes), "")
+            url = next((route.url or route.host for route in by_reach(view.routes, run.phase.domain)), "")
             busy = str(view.operation.kind) if view.operation else ""
             rows.append([
                 view.name, Cell(*health(view)), str(view.release or "-"), short_version(view.meta_version) or "-",
@@ -307,12 +307,26 @@ def open_(run: Run, app: str | None, only_print: bool) -> None:
         raise LainError(
             f"{name} has no address", why="it has no web proc, or is not deployed", next="lain ps", code="no_route"
         )
-    route = view.routes[0]
+    route = by_reach(view.routes, run.phase.domain)[0]
     url = url_of(run, route.host, route.path, https=route.https_only)
     curl = curl_line(run, route.host, route.path, https=route.https_only)
     run.show({"url": url, "curl": curl}, lambda screen: screen.lines(url, curl))
     if not only_print and run.screen.width is not None:
         click.launch(url)
+
+
+def by_reach(routes: tuple[RouteView, ...], domain: str) -> list[RouteView]:
+    """Routes people can most likely reach first: under the phase's domain, then other names, ``.lain`` (apps only) last; roots first."""
+    return sorted(
+        routes,
+        key=lambda one: (
+            not one.host.endswith(f".{domain}"),
+            one.host.endswith(".lain"),
+            one.path != "/",
+            one.host,
+            one.path,
+        ),
+    )
 
 
 def url_of(run: Run, host: str, path: str, *, https: bool) -> str:

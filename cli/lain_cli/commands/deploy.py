@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lain_cli import failures
-from lain_cli.commands.apps import curl_line, url_of
+from lain_cli.commands.apps import by_reach, curl_line, url_of
 from lain_cli.context import Run
 from lain_cli.follow import conclude, draw_plan, follow, judge
 from lain_cli.images import short_version
@@ -97,13 +97,14 @@ def _draw_done(run: Run, screen: Screen, record: HistoryRecord, view: AppView, l
         ("last", last or "-"),
         ("this", record.meta_version),
         *[("url", url) for url in _urls(run, view)[:3]],
-        *[("try", curl_line(run, route.host, route.path, https=route.https_only)) for route in view.routes[:1]],
+        *[("try", curl_line(run, route.host, route.path, https=route.https_only)) for route in by_reach(view.routes, run.phase.domain)[:1]],
         ("roll back", f"lain rollback {run.hint}--app {record.app} {record.parent}  ({last})" if record.parent else ""),
     ])  # fmt: skip
 
 
 def _urls(run: Run, view: AppView) -> list[str]:
-    return [url_of(run, route.host, route.path, https=route.https_only) for route in view.routes]
+    routes = by_reach(view.routes, run.phase.domain)
+    return [url_of(run, route.host, route.path, https=route.https_only) for route in routes]
 
 
 def resolve_version(run: Run, app: str, text: str) -> str:

@@ -138,6 +138,13 @@ def exec_(run: Run, app: str | None, words: tuple[str, ...]) -> int:
     tty = sys.stdin.isatty() and sys.stdout.isatty()
 
     async def body(console: Console) -> int:
+        view = await console.proc(name, proc)
+        if not any(pod.instance == instance and pod.started_at for pod in view.pods):
+            there = sorted({pod.instance for pod in view.pods})
+            raise NotFound(
+                f"{name} has no running instance {proc}-{instance}", evidence={"instances": there},
+                next=f"lain ps {run.hint}--app {name}", code="instance_not_found",
+            )  # fmt: skip
         async with console.exec(name, proc, instance, argv, tty=tty) as socket:
             return await _Terminal(socket, tty=tty).run()
 
@@ -254,7 +261,7 @@ def raw_terminal() -> Iterator[None]:
     descriptor = sys.stdin.fileno()
     before = termios.tcgetattr(descriptor)
     try:
-        tty.setraw(descriptor)
+        tty.setraw(descriptor, termios.TCSADRAIN)  # what was typed ahead stays
         yield
     finally:
         termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
