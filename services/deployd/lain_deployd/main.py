@@ -19,12 +19,12 @@ from lain_deployd.settings import PREFIX, Settings
 from lain_shared import tls
 from lain_shared.daemon import Daemon, Health, main
 from lain_shared.etcd import EtcdStore
-from lain_shared.identity import Identity
 from lain_shared.lease import Leadership
 from lain_shared.log import configure
-from lain_shared.loop import LoopMetrics
+from lain_shared.loop import LoopMetrics, Part
 from lain_shared.settings import read_settings
 from lain_shared.store import Store
+from lain_shared.trust import Trust
 
 SERVICE = "deployd"
 
@@ -51,7 +51,7 @@ def build(
         deciding.wake()
 
     mirrors = Mirrors(store, wake)
-    identity = Identity(store)
+    trust = Trust(store)
     brain = Controller(store, leadership, mirrors, ControllerMetrics(registry), settings.limits)
     deciding, pulse = make_loops(brain, loop_metrics)
 
@@ -61,10 +61,10 @@ def build(
 
     leadership.on_gained = gained
     leadership.on_lost = deciding.wake
-    parts = (*identity.parts, *mirrors.parts, pulse, deciding, leadership)
+    parts: tuple[Part, ...] = (*trust.parts, *mirrors.parts, pulse, deciding, leadership)
     health.parts.extend(parts)
     app = make_api(version("lain-deployd")).build(
-        verifier=identity.verifier,
+        verifier=trust.verifier,
         probes=health.probes,
         metrics=registry,
         context={ADMIN: Admin(store), SNAPSHOTS: mirrors.snapshots},
