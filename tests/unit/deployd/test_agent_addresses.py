@@ -1,0 +1,162 @@
+"""No address is given out while anybody may still send to its last owner."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from lain_deployd.agent.addresses import AddressBook, applied_by_all, named_addresses, usable
+from lain_deployd.agent.blocks import candidates
+from lain_shared.model.route import Endpoint, Endpoints, RouterMember, RouterState
+
+BLOCK = "172.20.1.0/29"
+QUARANTINE = 60.0
+
+
+def free(book: AddressBook, now: float, applied: float = math.inf) -> tuple[str, ...]:
+    return book.free(now=now, quarantine_seconds=QUARANTINE, applied_revision=applied)
+
+
+def test_the_networks_the_bridges_and_the_broadcast_address_are_nobodys() -> None:
+    assert [str(one) for one in usable(BLOCK)] == ["172.20.1.2", "172.20.1.3", "172.20.1.4", "172.20.1.5", "172.20.1.6"]
+    assert len(usable("172.20.1.0/24")) == 253
+
+
+def test_what_was_never_used_comes_first_then_what_rested_longest() -> None:
+    book = AddressBook(BLOCK)
+    book = book.seen(used={"172.20.1.2", "172.20.1.4"}, named=(), revision=1, now=0.0)
+    book = book.seen(used={"172.20.1.2"}, named=(), revision=1, now=10.0)
+    book = book.seen(used=(), named=(), revision=1, now=20.0)
+    assert free(book, 30.0) == ("172.20.1.3", "172.20.1.5", "172.20.1.6")
+    assert free(book, 90.0)[-2:] == ("172.20.1.4", "172.20.1.2")
+
+
+def test_a_named_address_is_not_free_and_routers_must_have_seen_it_go() -> None:
+    book = AddressBook(BLOCK).seen(used={"172.20.1.2"}, named={"172.20.1.2"}, revision=50, now=0.0)
+    book = book.seen(used=(), named={"172.20.1.2"}, revision=60, now=10.0)
+    assert "172.20.1.2" not in free(book, 1_000.0)
+    book = book.seen(used=(), named=(), revision=70, now=1_000.0)
+    assert "172.20.1.2" not in free(book, 1_059.0)
+    assert "172.20.1.2" not in free(book, 1_060.0, applied=69)
+    assert "172.20.1.2" in free(book, 1_060.0, applied=70)
+
+
+def test_a_clock_set_back_a_little_does_not_shorten_the_rest() -> None:
+    book = AddressBook(BLOCK).seen(used={"172.20.1.2"}, named=(), revision=1, now=100.0)
+    book = book.seen(used=(), named=(), revision=1, now=200.0)
+    assert "172.20.1.2" not in free(book, 170.0)
+
+
+def test_addresses_of_other_blocks_are_not_ours_to_note() -> None:
+    book = AddressBook(BLOCK).seen(used={"172.20.2.2"}, named={"172.20.3.3"}, revision=1, now=0.0)
+    assert book == AddressBook(BLOCK)
+
+
+def test_a_member_that_says_nothing_may_be_arbitrarily_old() -> None:
+    members = [RouterMember("r1", "n1", 0.0), RouterMember("r2", "n2", 0.0)]
+    states = {"r1": RouterState("r1", 70, "boot", 0.0)}
+    assert applied_by_all(members, states) == -1
+    states["r2"] = RouterState("r2", 60, "boot", 0.0)
+    assert applied_by_all(members, states) == 60
+    assert applied_by_all([], states) == math.inf
+
+
+def test_every_address_endpoints_name_counts() -> None:
+    one = Endpoints(
+        "a", "web", 80, ready=(Endpoint(1, 1, "x"),), suspect=(Endpoint(2, 1, "y"),), draining=(Endpoint(3, 1, "z"),)
+    )
+    assert named_addresses([one]) == {"x", "y", "z"}
+
+
+def test_blocks_are_the_first_free_and_never_overlap() -> None:
+    assert candidates("172.20.0.0/16", ())[0] == "172.20.1.0/24"
+    assert candidates("172.20.0.0/16", ["172.20.1.0/24", "172.20.2.0/23"])[0] == "172.20.4.0/24"
+    assert len(candidates("172.20.0.0/16", ())) == 256
+    assert candidates("10.0.0.0/24", ()) == ["10.0.0.0/24"]
+    assert candidates("10.0.0.0/24", ["10.0.0.0/25"]) == []
+    assert candidates("10.0.0.0/26", ()) == ["10.0.0.0/26"]
+
+
+@dataclass
+class Owner:
+    """A pod that has an address, and who knows it."""
+
+    address: str
+    named: bool = False
+
+
+class AddressLife(RuleBasedStateMachine):
+    """Pods come and go, the leader names and drops addresses, routers lag: a reused address is known to nobody."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.book = AddressBook(BLOCK)
+        self.now, self.revision, self.applied = 0.0, 1, 1
+        self.pods: list[Owner] = []
+        self.named: set[str] = set()
+        self.left_at: dict[str, float] = {}
+        self.dropped_at: dict[str, int] = {}
+        self.look()
+
+    def look(self) -> None:
+        used = {pod.address for pod in self.pods}
+        self.book = self.book.seen(used=used, named=self.named, revision=self.revision, now=self.now)
+
+    @rule(seconds=st.floats(0.1, 50.0))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        self.look()
+
+    @rule()
+    def a_pod_comes(self) -> None:
+        offered = free(self.book, self.now, self.applied)
+        if not offered:
+            return
+        address = offered[0]
+        assert address not in {pod.address for pod in self.pods} and address not in self.named
+        assert self.now - self.left_at.get(address, -math.inf) >= QUARANTINE
+        assert self.dropped_at.get(address, 0) <= self.applied, "a router may still send to its last owner"
+        self.pods.append(Owner(address))
+        self.look()
+
+    @precondition(lambda self: self.pods)
+    @rule(data=st.data())
+    def the_leader_names_one(self, data: st.DataObject) -> None:
+        self.revision += 1
+        self.named.add(data.draw(st.sampled_from(self.pods)).address)
+        self.look()
+
+    @precondition(lambda self: self.pods)
+    @rule(data=st.data())
+    def a_pod_goes(self, data: st.DataObject) -> None:
+        pod = data.draw(st.sampled_from(self.pods))
+        self.pods.remove(pod)
+        self.left_at[pod.address] = self.now
+        self.look()
+
+    @precondition(lambda self: self.named)
+    @rule(data=st.data())
+    def the_leader_drops_one(self, data: st.DataObject) -> None:
+        address = data.draw(st.sampled_from(sorted(self.named)))
+        self.named.remove(address)
+        self.revision += 1
+        self.dropped_at[address] = self.revision
+        self.left_at[address] = self.now
+        self.look()
+
+    @rule()
+    def routers_catch_up(self) -> None:
+        self.applied = self.revision
+
+    @invariant()
+    def an_address_has_one_owner(self) -> None:
+        addresses = [pod.address for pod in self.pods]
+        assert len(set(addresses)) == len(addresses)
+
+
+TestAddressLife = AddressLife.TestCase
+TestAddressLife.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
