@@ -5,6 +5,7 @@ What exists is asked of Docker, by name and label; nothing is remembered elsewhe
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import ipaddress
 import json
@@ -133,6 +134,8 @@ class Cluster:
         if self.name in self.config.phases():
             self.config.forget_phase(self.name)
         self._ca_file.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # other clusters' files are in it, or it was never made
+            self._ca_file.parent.rmdir()
 
     def status(self) -> Status:
         """How it is; never raises for a cluster that is not there."""

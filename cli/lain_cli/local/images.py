@@ -256,6 +256,7 @@ class Builder:
         Docker(environ=environ).run(
             "build",
             "-q",
+            "--force-rm",
             *network,
             "-f",
             str(self.root / image.dockerfile),
