@@ -47,6 +47,8 @@ REQUIRE_LEADER = (("hasleader", "true"),)
 """A member that is cut off from its leader says so, instead of answering from the past or not at all."""
 ATTEMPT_SECONDS = 2.0
 """How long one member may take to answer a read before the next is asked."""
+LEAST_ATTEMPT_SECONDS = 0.2
+"""With less time left no attempt is begun: its deadline could pass before it is even refused, and a write would seem uncertain."""
 CONNECT_SECONDS = 1.0
 SILENCE_SECONDS = 6.0
 """A connection that gave no answer for so long, though it was asked, is replaced."""
@@ -229,7 +231,7 @@ class Members:
                 last = fault
             attempts += 1
             pause = pause_after(attempts // len(self._members)) if attempts % len(self._members) == 0 else 0.0
-            if loop.time() + pause >= deadline:
+            if loop.time() + pause + LEAST_ATTEMPT_SECONDS >= deadline:
                 raise self.unavailable(last) from last
             await asyncio.sleep(pause)
 
