@@ -134,6 +134,8 @@ class Operation:
     """When this phase began."""
     outcome: Outcome | None = None
     """Decided on entering ``releasing``."""
+    broken: tuple[str, ...] = ()
+    """Pods (``<proc>-<n>.g<generation>``) that were failing already when it began: not its doing."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from lain_console.state import Scene, State
 from lain_shared.errors import LeaseLost
 from lain_shared.lease import LeaseKeeper
 from lain_shared.model.app import App, HistoryRecord, Operation, OperationKind, OperationPhase, Release
+from lain_shared.model.node import Alive, Node, NodeState
 from lain_shared.model.pod import Desired, PodTemplate, ProcType
 from lain_shared.model.route import Route
 from lain_shared.store import Store
@@ -74,6 +75,12 @@ class Bench:
 
     async def register(self, **more: Any) -> None:
         await self.state.apps.put(App("hello", "ann", 0.0, **more), "hello")
+
+    async def make_node(self) -> None:
+        """A node with room for everything."""
+        await self.state.nodes.put(Node("n1", "10.0.0.1"), "n1")
+        await self.state.alive.put(Alive("n1", "", "", "", 0.0), "n1")
+        await self.state.node_states.put(NodeState("n1", 4, 1 << 34, 0, 1, 1, "20.10"), "n1")
 
     async def console(self, name: str = "c1", store: Store | None = None) -> Console:
         lease = FixedLease()

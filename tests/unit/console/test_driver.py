@@ -8,6 +8,7 @@ import pytest
 
 from lain_console.apps import Apps
 from lain_console.operations.start import AppBusy, TooLate
+from lain_console.procs import Procs, Scaling
 from lain_shared.errors import Conflict, Unavailable
 from lain_shared.model.app import AppState, OperationKind, OperationPhase, Outcome, Release
 from lain_shared.model.pod import ProcType
@@ -122,6 +123,40 @@ async def test_deadlines_do_not_run_while_nobody_could_look(bench: Bench) -> Non
         assert await bench.run(console, 1) is None
     bench.clock.advance(10)
     assert await bench.run(console) is not None
+
+
+@pytest.mark.parametrize("skew", [-5000.0, 5000.0])
+async def test_the_controllers_clock_decides_nothing(bench: Bench, skew: float) -> None:
+    console = await bench.console()
+    await deployed(bench, console)
+    bench.controller.now = lambda: bench.clock() + skew
+    bench.controller.fates["web@2-abc"] = Fate.STARTING
+    await console.deploy(second())
+    for _ in range(59):
+        bench.clock.advance(5)
+        assert await bench.run(console, 1) is None
+    for _ in range(4):
+        bench.clock.advance(5)
+        await bench.run(console, 1)
+    record = await bench.run(console)
+    assert record is not None and record.failure is not None and record.failure.code == "deadline"
+
+
+async def test_what_was_broken_before_is_not_the_operations_doing(bench: Bench) -> None:
+    console = await bench.console()
+    await deployed(bench, console)
+    bench.controller.fates["old"] = Fate.CRASHES
+    await bench.controller.one_pass()
+    procs = Procs(bench.state, console.starter)
+    await bench.make_node()
+    bench.clock.advance(1)
+    started = await procs.scale("hello", "old", Scaling(memory_bytes=64 << 20), "ann")
+    assert started.operation is not None and started.operation.broken == ("old-1.g1",)
+    assert await bench.run(console, 5) is None, "it is given its time"
+    bench.controller.fates.clear()
+    record = await bench.run(console)
+    assert record is not None and record.outcome is Outcome.SUCCEEDED
+    assert (await bench.app()).overrides == {"old": {"memory_bytes": 64 << 20}}
 
 
 async def test_a_controller_that_says_nothing_is_named(bench: Bench) -> None:

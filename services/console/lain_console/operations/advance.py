@@ -52,6 +52,8 @@ class View:
     now: float
     counts_from: float = 0.0
     """Deadlines do not count time before this: etcd was away, or nobody drove the operation."""
+    progress: Mapping[str, float] = field(default_factory=dict)
+    """proc → when its driver saw it make progress last, by the same clock as ``now``: other machines' clocks decide nothing."""
     claims: Claims = field(default_factory=Claims)
     """Every claim there is; needed in ``releasing`` only."""
 
@@ -341,11 +343,10 @@ def _failure_of(view: View, desired: Desired, status: ProcStatus | None) -> Fail
             return _failure(
                 "oneshot_failed", f"{desired.proc} did not succeed{_exit_text(instance)}", desired, instance
             )
-        if status.crashes_before_ready >= CRASHES_TO_FAIL and _is_new(view, instance):
-            text = (
-                f"{desired.proc} exited {status.crashes_before_ready} times before it was ready{_exit_text(instance)}"
-            )
-            return _failure("crashes_before_ready", text, desired, instance)
+        crashed = _crashed(view, status)
+        if crashed is not None:
+            text = f"{desired.proc} exited {crashed.restarts} times before it was ready{_exit_text(crashed)}"
+            return _failure("crashes_before_ready", text, desired, crashed)
         for each in status.instances:
             if (
                 each.wanted
@@ -355,16 +356,40 @@ def _failure_of(view: View, desired: Desired, status: ProcStatus | None) -> Fail
             ):
                 text = f"{desired.proc} cannot start: {each.evidence.text or each.error or each.evidence.reason}"
                 return _failure(each.evidence.reason, text, desired, each)
-    if _is_late(view, desired, status):
+    if _is_late(view, desired):
         seconds = round(_deadline_seconds(view, desired))
         text = f"{desired.proc} made no progress for {seconds} s: {_what_holds(status)}"
         return _failure("deadline", text, desired, _worst(status) if status is not None else None)
     return None
 
 
-def _is_new(view: View, instance: InstanceStatus | None) -> bool:
-    """It happened in this phase: what was broken before is not this operation's doing."""
-    return instance is None or instance.evidence is None or instance.evidence.at >= view.operation.phase_at - 1.0
+def _crashed(view: View, status: ProcStatus) -> InstanceStatus | None:
+    """The wanted pod that exited most often and was never ready; not one that did so before the operation began."""
+    crashed = [
+        each
+        for each in status.instances
+        if each.wanted
+        and not each.ready
+        and each.ready_at is None
+        and each.restarts >= CRASHES_TO_FAIL
+        and pod_name(status.proc, each) not in view.operation.broken
+    ]
+    return max(crashed, key=lambda each: each.restarts, default=None)
+
+
+def pod_name(proc: str, pod: InstanceStatus) -> str:
+    """Names a pod within its app, as ``Operation.broken`` does."""
+    return f"{proc}-{pod.instance}.g{pod.generation}"
+
+
+def broken_pods(status: Mapping[str, ProcStatus]) -> tuple[str, ...]:
+    """The pods that are failing now: an operation that begins now is not to blame for them."""
+    return tuple(
+        pod_name(proc, pod)
+        for proc, told in sorted(status.items())
+        for pod in told.instances
+        if not pod.ready and pod.restarts
+    )
 
 
 def _failure(code: str, message: str, desired: Desired, instance: InstanceStatus | None) -> Failure:
@@ -412,18 +437,17 @@ def _deadline_seconds(view: View, desired: Desired) -> float:
     return desired.deploy_deadline_seconds or view.operation.deadline_seconds
 
 
-def _progress_at(view: View, status: ProcStatus | None) -> float:
-    progress = status.progress_at if status is not None else 0.0
-    return max(progress, view.operation.phase_at, view.counts_from)
+def _progress_at(view: View, proc: str) -> float:
+    return max(view.progress.get(proc, 0.0), view.operation.phase_at, view.counts_from)
 
 
-def _is_late(view: View, desired: Desired, status: ProcStatus | None) -> bool:
-    return view.now - _progress_at(view, status) >= _deadline_seconds(view, desired)
+def _is_late(view: View, desired: Desired) -> bool:
+    return view.now - _progress_at(view, desired.proc) >= _deadline_seconds(view, desired)
 
 
 def _until_late(view: View) -> float:
     left = [
-        _progress_at(view, _answer(view, proc)) + _deadline_seconds(view, stored.value) - view.now
+        _progress_at(view, proc) + _deadline_seconds(view, stored.value) - view.now
         for proc, stored in view.scene.desired.items()
     ]
     return min([LOOK_AGAIN_SECONDS, *(max(seconds, 0.1) for seconds in left)])

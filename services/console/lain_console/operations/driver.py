@@ -48,6 +48,10 @@ class Driver:
         self._now, self._clock = now, clock
         self._counts_from = 0.0
         self._last_good: float | None = None
+        self._progress: dict[tuple[str, str], tuple[float, float]] = {}
+        """(app, proc) → the controller's time of its last progress, and ours when we first saw that."""
+        self._stuck: dict[str, str] = {}
+        """App → why its operation cannot be driven now: told once."""
         self.on_wake: Callable[[], None] = lambda: None
 
     def wake(self) -> None:
@@ -64,8 +68,17 @@ class Driver:
         self._metrics.operations.set(len(operations))
         if not operations:
             return None
-        again = await asyncio.gather(*(self._look_after(stored.value.app) for stored in operations))
-        return min(again)
+        apps = [stored.value.app for stored in operations]
+        again = await asyncio.gather(*map(self._look_after, apps), return_exceptions=True)
+        self._forget(set(apps))
+        for each in again:
+            if isinstance(each, BaseException):
+                raise each
+        return min(each for each in again if not isinstance(each, BaseException))
+
+    def _forget(self, running: set[str]) -> None:
+        self._progress = {key: seen for key, seen in self._progress.items() if key[0] in running}
+        self._stuck = {app: why for app, why in self._stuck.items() if app in running}
 
     def _note_absence(self) -> None:
         clock = self._clock()
@@ -89,7 +102,9 @@ class Driver:
             return 0.5
         except LainError as error:
             self._metrics.steps.labels("failed").inc()
-            log.warning("operation_stuck", app=app, code=error.error_code, error=error.message, why=error.why)
+            if self._stuck.get(app) != error.message:
+                self._stuck[app] = error.message
+                log.warning("operation_stuck", app=app, code=error.error_code, error=error.message, why=error.why)
             return 2.0
         return 0.0
 
@@ -137,7 +152,18 @@ class Driver:
             release = await self._state.release(operation.app, operation.release)
         releasing = operation.phase is OperationPhase.RELEASING
         claims = await self._state.all_claims() if releasing else Claims()
-        return View(scene, operation, release, self._now(), counts_from, claims)
+        return View(scene, operation, release, self._now(), counts_from, self._note_progress(scene), claims)
+
+    def _note_progress(self, scene: Scene) -> dict[str, float]:
+        """proc → when, by our clock, we first saw the progress its status speaks of."""
+        app = scene.app.value.name
+        found = {}
+        for proc, status in scene.status.items():
+            known = self._progress.get((app, proc))
+            if known is None or known[0] != status.progress_at:
+                known = self._progress[app, proc] = (status.progress_at, self._now())
+            found[proc] = known[1]
+        return found
 
     async def _make(self, scene: Scene, stored: Stored[Operation], move: Move, fence: Expectation) -> None:
         state, app = self._state, stored.value.app

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from lain_console.operations.advance import broken_pods
 from lain_console.operations.driver import Driver
 from lain_console.state import Scene, State
 from lain_console.wording import age_text
@@ -169,6 +170,7 @@ class Starter:
             steps=(Step(now, intent.text),),
             before=before,
             phase_at=now,
+            broken=broken_pods(scene.status),
         )
         expectations = [
             ModRevision(keys.APPS.key(app.name), scene.app.entry.mod_revision),
