@@ -93,6 +93,9 @@ class World:
             self.add_router(f"r{n}")
         self.decider = Decider()
         self.writes = 0
+        self.releases = 0
+        self.tampered: keys.Family | None = None
+        """The family somebody deleted keys of by hand."""
         self.checking = True
 
     # --- the store ----------------------------------------------------------------------------------------------------
@@ -272,9 +275,10 @@ class World:
         match action:
             case PutAssignment(node, pod, revision, _):
                 key = keys.ASSIGN.key(node, str(pod.pod))
+                new = revision == 0 and self.get(keys.OBSERVED, node, str(pod.pod)) is None
                 self._judge_assignment(node, pod, self.get(keys.ASSIGN, node, str(pod.pod)))
                 self.put(key, pod, revision)
-                self._judge_surge(pod, new=revision == 0)
+                self._judge_surge(pod, new=new)
             case DropAssignment(node, pod_id, revision, _):
                 if self.get(keys.OBSERVED, node, str(pod_id)) is not None:
                     raise Broken(f"{pod_id} is forgotten while its container exists")
@@ -322,7 +326,8 @@ class World:
         elif before.run and not pod.run and self.checking:
             seen: Observed | None = self.get(keys.OBSERVED, node, str(pod.pod))
             for name, router in self.routers.items():
-                if router.alive and seen is not None and seen.address in router.sends_to():
+                there = self.get(keys.ROUTERS, name) is not None
+                if there and seen is not None and seen.address in router.sends_to():
                     raise Broken(f"{pod.pod} is stopped while router {name} sends it requests")
         elif not before.run and pod.run:
             raise Broken(f"{pod.pod} was told to stop and is told to run again")

@@ -60,7 +60,7 @@ class Decider:
             limits=self.limits,
         )
         self.breaker = presence.breaker(self.nodes, world.nodes.keys(), world.switch("breaker"), self.limits)
-        cluster = self._cluster(snapshots, now)
+        cluster = self._cluster(snapshots, now, in_grace=now < grace_until)
         if self._all or changed.switches or old_breaker != self.breaker:
             due = set(world.apps) | self._plans.keys()
         else:
@@ -87,16 +87,13 @@ class Decider:
             self._plans[app] = replace(plan, actions=())
             if plan.actions:
                 writes[app] = plan.actions
+                self._again.add(app)  # to see that it is so
         grace_ends = grace_until if now < grace_until and self._some_absent() else None
         forgets = cluster.routers.forgets_at() if any("routers" in p.waits for p in self._plans.values()) else None
         wake_at = earliest((grace_ends, forgets, *(plan.wake_at for plan in self._plans.values())))
         return Decision(writes, wake_at, len(due))
 
-    def cluster(self, now: float) -> Cluster:
-        """What placement sees now: for the admin API's "why"."""
-        return self._cluster(self.world.last, now)
-
-    def _cluster(self, snapshots: Snapshots, now: float) -> Cluster:
+    def _cluster(self, snapshots: Snapshots, now: float, *, in_grace: bool) -> Cluster:
         world = self.world
         maintenance, guard = world.switch("maintenance"), world.switch("guard")
         settle = self.limits.heal_settle_seconds
@@ -105,6 +102,7 @@ class Decider:
             revision=snapshots.revision,
             rooms=Rooms(world.rooms),
             nodes=world.nodes,
+            present=world.present | (frozenset(world.nodes) - self.nodes.lost if in_grace else frozenset()),
             lost=self.nodes.lost,
             settling={node: at + settle for node, at in self.nodes.returned.items() if now < at + settle},
             leaving=world.leaving,

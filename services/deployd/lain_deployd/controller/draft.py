@@ -158,7 +158,7 @@ class Proc:
         """A container of this instance that nobody ordered (its assignment was deleted by hand): its node will remove it."""
         known = {pod.key for pod in self.pods}
         return any(
-            key[1] == instance and key not in known and key[0] not in self.cluster.lost for key in self.view.observed
+            key[1] == instance and key not in known and key[0] in self.cluster.present for key in self.view.observed
         )
 
     def of(self, instance: int) -> list[Pod]:

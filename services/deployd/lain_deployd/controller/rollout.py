@@ -63,7 +63,7 @@ def _restore_deleted(proc: Proc) -> None:
         if (
             seen is None
             or key in known
-            or line.node in proc.cluster.lost
+            or line.node not in proc.cluster.present
             or line.instance not in proc.wanted
             or not line.wanted
             or line.draining

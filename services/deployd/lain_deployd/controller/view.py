@@ -131,6 +131,8 @@ class Cluster:
     """The store revision this pass read: the generation of the pods it creates."""
     rooms: Rooms
     nodes: Mapping[str, Node] = field(default_factory=dict)
+    present: frozenset[str] = frozenset()
+    """Nodes whose agent is there, or may be: while no node counts as lost, those that are away are among them."""
     lost: frozenset[str] = frozenset()
     """Nodes whose presence is gone, and that count as lost."""
     settling: Mapping[str, float] = field(default_factory=dict)
