@@ -168,13 +168,13 @@ def _list_releases(run: Run, app: str) -> None:
     views = run.call(lambda console: console.releases(app))
 
     def pretty(screen: Screen) -> None:
-        rows: list[list[str | Cell]] = [
-            [
-                str(one.number), short_version(one.meta_version), when(one.created_at), one.who,
-                Cell("current", "good") if one.current else f"rollback of {one.rollback_of}" if one.rollback_of else one.note,
-            ]
-            for one in views
-        ]  # fmt: skip
+        rows: list[list[str | Cell]] = []
+        for one in views:
+            notes = ["current"] if one.current else []
+            notes += [f"rollback of {one.rollback_of}"] if one.rollback_of else []
+            notes += [one.note] if one.note else []
+            note = Cell(", ".join(notes), "good" if one.current else "")
+            rows.append([str(one.number), short_version(one.meta_version), when(one.created_at), one.who, note])
         screen.table(columns(Column("REL", right=True), "VERSION", "MADE", "WHO", "NOTE"), rows)
 
     run.show(views, pretty)
