@@ -16,6 +16,7 @@ from lain_deployd.agent.main import assembled
 from lain_deployd.agent.settings import Settings
 from lain_shared import keys
 from lain_shared.daemon import Daemon, Health, run_daemon
+from lain_shared.http_client import HttpClient
 from lain_shared.model.config import ClusterConfig
 from lain_shared.model.node import Alive, Block, NodeState
 from lain_shared.model.pod import Assignment, Observed, PodId, PodState, PodTemplate, ProcType
@@ -62,6 +63,7 @@ class Bench:
         self.states = Records(self.store, keys.NODES_STATE, NodeState)
         self.alive = Records(self.store, keys.ALIVE, Alive)
         self.blocks = Records(self.store, keys.BLOCKS, Block)
+        self.port = 0
 
     async def prepare(self) -> None:
         cluster = ClusterConfig("test", "lain.localhost", pod_network=self.engine.pod_network)
@@ -79,8 +81,8 @@ class Bench:
         }  # fmt: skip
         settings = Settings(**{**given, **self.settings, **more})
         async with DockerEngine.connect(settings.docker) as engine:
-            health = Health()
-            daemon = assembled(settings, health, self.store, engine)
+            health, self.port = Health(), 0
+            daemon = assembled(settings, health, self.store, engine, on_listening=self._listens)
             stop = asyncio.Event()
             running = asyncio.create_task(run_daemon(daemon, health=health, stop=stop))
             try:
@@ -88,6 +90,17 @@ class Bench:
             finally:
                 stop.set()
                 await running
+
+    def _listens(self, port: int) -> None:
+        self.port = port
+
+    async def url(self) -> str:
+        """Where the running agent's API is, once it knows whom to trust and is ready."""
+        await eventually(lambda: self.port, what="the agent listens")
+        url = f"http://127.0.0.1:{self.port}"
+        async with HttpClient(url) as client:
+            await eventually(lambda: client.get("/readyz"), what="the agent is ready")
+        return url
 
     async def give(self, wanted: Assignment) -> PodId:
         await self.assign.put(wanted, NODE, str(wanted.pod))

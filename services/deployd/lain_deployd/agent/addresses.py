@@ -38,8 +38,8 @@ class AddressBook:
     def seen(self, *, used: Iterable[str], named: Iterable[str], revision: int, now: float) -> AddressBook:
         """The book after a look around. ``revision``: the one up to which ``named`` is known."""
         block = IPv4Network(self.block)
-        now_used = {address for address in used if address and IPv4Address(address) in block}
-        now_named = {address for address in named if IPv4Address(address) in block}
+        now_used = {address for address in used if _within(address, block)}
+        now_named = {address for address in named if _within(address, block)}
         past = dict(self.past)
         for address in {*past, *now_used, *now_named}:
             before = past.get(address)
@@ -51,6 +51,10 @@ class AddressBook:
                 state = replace(state, free_since=now)
             past[address] = replace(state, used=in_use, named=is_named)
         return self if past == self.past else replace(self, past=past)
+
+    def taken(self, address: str) -> AddressBook:
+        """The book after ``address`` was given out."""
+        return replace(self, past={**self.past, address: replace(self.past.get(address) or Past(), used=True)})
 
     def free(self, *, now: float, quarantine_seconds: float, applied_revision: float) -> tuple[str, ...]:
         """The addresses that may be given out now, in the order to do so. ``applied_revision``: what every member router has applied."""
@@ -65,6 +69,13 @@ class AddressBook:
             elif not (state.used or state.named) and _rested(state, now, quarantine_seconds, applied_revision):
                 found.append((state.free_since, int(host), address))
         return tuple(address for _, _, address in sorted(found))
+
+
+def _within(address: str, block: IPv4Network) -> bool:
+    try:
+        return IPv4Address(address) in block
+    except ValueError:
+        return False
 
 
 def _rested(state: Past, now: float, quarantine_seconds: float, applied_revision: float) -> bool:

@@ -106,9 +106,10 @@ async def exec_(request: web.Request) -> web.StreamResponse:
 )
 async def list_volumes(request: web.Request) -> web.Response:
     node = request.app[NODE]
+    missing = await node.look_at_volumes()
     return reply(
         [
-            VolumeView(name, str(volumes.path_of(name, node.root)), name in node.missing)
+            VolumeView(name, str(volumes.path_of(name, node.root)), name in missing)
             for name in request.app[KEEPER].saved.volumes
         ]
     )
@@ -120,7 +121,7 @@ async def list_volumes(request: web.Request) -> web.Response:
 )  # fmt: skip
 async def confirm_loss(request: web.Request) -> web.Response:
     name, node = request.match_info["volume"], request.app[NODE]
-    if name not in node.missing:
+    if name not in await node.look_at_volumes():
         raise NotFound(f"no data of {name} is missed on this node", code="no_such_volume")
     node.forget_volume(name)
     log.warning("volume_loss_confirmed", volume=name, who=principal(request).name)

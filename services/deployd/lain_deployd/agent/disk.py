@@ -32,6 +32,7 @@ class Saved:
     """Instances known to have data on this node."""
     images: Mapping[str, float] = field(default_factory=dict)
     """Images the agent itself brought → when they were last needed."""
+    engine_id: str = ""
     engine_since: float = 0.0
     last_event_nano: int = 0
     last_event: str = ""

@@ -69,6 +69,8 @@ class Outcome:
     memory: Memory | None
     containers: tuple[Container, ...]
     ok: bool = True
+    looked_nano: int = 0
+    """When ``containers`` was the truth (nanoseconds since the epoch): events up to then tell nothing new. 0: nobody looked."""
 
 
 class Executor:
@@ -104,7 +106,7 @@ class Executor:
                 case Create(_, address) if view.order is not None:
                     return await self._create(view.order, replace(memory, address=address), tell)
                 case Start(_, container):
-                    return await self._start(view, container, memory, tell)
+                    return await self._start(view, container, memory)
                 case NoteExit(_, container):
                     return await self._note_exit(view, container, memory, ground)
                 case NoteUnready(_, container, text):
@@ -124,7 +126,8 @@ class Executor:
                     return await self._look(view, memory)
                 case Remove(_, container):
                     await self._engine.remove(container)
-                    return Outcome(view.memory or memory, tuple(c for c in view.containers if c.id != container))
+                    left = tuple(one for one in view.containers if one.id != container)
+                    return Outcome(view.memory or memory, left, looked_nano=time.time_ns())
                 case Forget():
                     log.info("pod_gone", pod=str(view.pod))
                     return Outcome(None, ())
@@ -146,7 +149,6 @@ class Executor:
             await asyncio.to_thread(volumes.require, order.assignment, root, tuple(self._known_volumes()))
             image = await self._images.have(spec.image, tell)
             async with self._starts:
-                tell("creating")
                 try:
                     container = await self._make(spec, image)
                 except ImageAbsent:  # it was here a moment ago
@@ -159,7 +161,7 @@ class Executor:
         if order.assignment.template.volumes:
             self._on_volume(volumes.name_of(order.assignment))
         log.info("pod_created", pod=str(order.pod), address=memory.address, container=container.id[:12])
-        return Outcome(replace(memory, error=""), (container,))
+        return Outcome(replace(memory, error=""), (container,), looked_nano=time.time_ns())
 
     async def _make(self, spec: ContainerSpec, image: Image) -> Container:
         user = spec.user or image.user
@@ -197,9 +199,8 @@ class Executor:
             next=f"rename or remove it: docker rename {spec.name} …",
         )
 
-    async def _start(self, view: View, container: str, memory: Memory, tell: Callable[[str], None]) -> Outcome:
+    async def _start(self, view: View, container: str, memory: Memory) -> Outcome:
         async with self._starts:
-            tell("starting")
             began = self._clock()
             try:
                 await self._engine.start(container)
@@ -213,8 +214,9 @@ class Executor:
 
     async def _look(self, view: View, memory: Memory) -> Outcome:
         """What is there now, read from the Engine."""
+        asked_nano = time.time_ns()
         found = [await self._engine.container(container.id) for container in view.containers]
-        return Outcome(memory, tuple(container for container in found if container is not None))
+        return Outcome(memory, tuple(container for container in found if container is not None), looked_nano=asked_nano)
 
     # --- while it runs ------------------------------------------------------------------------------------------------
 

@@ -47,6 +47,12 @@ class Keeper:
         self.cpus = 1
         self.orders: dict[PodId, Order] = {}
         self.whole = False
+        self.unreadable: frozenset[PodId] = frozenset()
+        """Assigned, but nobody here can read how: left as they are."""
+        self.untold: frozenset[PodId] = frozenset()
+        """Pods of which nothing certain can be said now: what the store says of them stays."""
+        self.told = False
+        """``report`` says what is: a pass has looked at everything."""
         self.listed = False
         """Every container of ours is known."""
         self.containers: dict[PodId, tuple[Container, ...]] = {}
@@ -59,12 +65,14 @@ class Keeper:
         self.look_around: Callable[[AddressBook, Iterable[str]], AddressBook] = lambda book, _used: book
         self.wake, self.on_report = wake, on_report
         self.on_volumes: Callable[[], None] = lambda: None
+        self.on_pass: Callable[[], None] = lambda: None
         self.prober: Prober | None = None
         self._engine, self._executor, self._disk, self._metrics, self._clock = engine, executor, disk, metrics, clock
         self._busy: dict[PodId, str] = {}
         self._workers: dict[PodId, asyncio.Task[None]] = {}
         self._held: dict[PodId, tuple[float, int]] = {}
-        self._dirty: set[PodId] = set()
+        self._dirty: dict[PodId, int] = {}
+        """Pods to look at again → when the last event about them was (nanoseconds since the epoch)."""
         self._looked_nano: dict[PodId, int] = {}
         self._stopped = asyncio.Event()
         saved = disk.load()
@@ -96,9 +104,10 @@ class Keeper:
 
     # --- what others tell ---------------------------------------------------------------------------------------------
 
-    def ordered(self, orders: Mapping[PodId, Order]) -> None:
-        """Every assignment of this node, as the store has it."""
-        self.orders, self.whole = dict(orders), True
+    def ordered(self, orders: Mapping[PodId, Order], unreadable: Iterable[PodId] = ()) -> None:
+        """Every assignment of this node, as the store has it; of ``unreadable`` ones the last known order holds."""
+        self.unreadable, self.whole = frozenset(unreadable), True
+        self.orders = {**{pod: self.orders[pod] for pod in self.unreadable if pod in self.orders}, **orders}
 
     def relisted(self, containers: Iterable[Container], asked_nano: int) -> None:
         """Every container that carries our labels, as of ``asked_nano``."""
@@ -108,17 +117,17 @@ class Keeper:
                 found.setdefault(pod, []).append(container)
         for pod in found.keys() | self.containers.keys():
             if pod in self._workers:
-                self._dirty.add(pod)  # the list may be older than what its worker just did
+                self._dirty[pod] = time.time_ns()  # the list may be older than what its worker just did
                 continue
             self._take(pod, tuple(found.get(pod, ())))
-            self._looked_nano[pod] = asked_nano
+            self._looked_at(pod, asked_nano)
         self.listed = True
 
     def happened(self, event: EngineEvent) -> None:
         """Something happened to a container: look at it, unless we looked since."""
         pod = self._pod_of(event.labels)
         if pod is not None and event.at_nano > self._looked_nano.get(pod, 0):
-            self._dirty.add(pod)
+            self._dirty[pod] = max(event.at_nano, self._dirty.get(pod, 0))
             self.wake()
 
     def engine_restarted(self, lost_at: float, now: float) -> None:
@@ -179,10 +188,9 @@ class Keeper:
         used = {memory.address for memory in self.memory.values()}
         used |= {one.address for pod in self.containers.values() for one in pod}
         self.book = self.look_around(self.book, used - {""})
-        ground = self._ground(now)
         due: list[float] = []
         for pod in sorted(self.pods()):
-            view = self.view(pod)
+            view, ground = self.view(pod), self._ground(now, pod)
             held_until = self._held.get(pod, (0.0, 0))[0]
             if held_until > now:
                 due.append(held_until)
@@ -191,8 +199,8 @@ class Keeper:
             if (at := due_at(view, ground)) is not None:
                 due.append(at)
         self._probe()
-        self._tell(ground)
-        await self.save()
+        self._tell(now)
+        self.on_pass()
         return max(0.0, min(due) - self._clock()) if due else None
 
     def pods(self) -> set[PodId]:
@@ -208,30 +216,32 @@ class Keeper:
             self._busy.get(pod, ""),
         )
 
-    def _ground(self, now: float) -> Ground:
+    def _ground(self, now: float, pod: PodId) -> Ground:
+        known = self.memory.get(pod)
+        needs_address = pod in self.orders and not (known is not None and known.address)
+        address = self._next_address() if needs_address else ""
+        return Ground(now, self.whole and pod not in self.unreadable, self.saved.engine_since, self.cpus, address)
+
+    def _next_address(self) -> str:
         taken = {memory.address for memory in self.memory.values()}
-        address = next((one for one in self.free(self.book) if one not in taken), "")
-        return Ground(now, self.whole, self.saved.engine_since, self.cpus, address)
+        return next((one for one in self.free(self.book) if one not in taken), "")
 
     async def _look_again(self) -> None:
         """Inspect what events said has changed, unless its worker will anyway."""
-        waiting = [pod for pod in self._dirty if pod not in self._workers]
-        for pod in waiting:
-            self._dirty.discard(pod)
-        try:
-            await asyncio.gather(*(self._inspect(pod) for pod in waiting))
-        except EngineUnavailable:
-            self._dirty.update(waiting)
-            raise
+        await asyncio.gather(*(self._inspect(pod) for pod in list(self._dirty) if pod not in self._workers))
 
     async def _inspect(self, pod: PodId) -> None:
         asked_nano = time.time_ns()
         found = await self._engine.containers({LABEL_POD: str(pod), LABEL_NODE: self.node})
-        if pod in self._workers:
-            self._dirty.add(pod)
-            return
-        self._looked_nano[pod] = asked_nano
-        self._take(pod, found)
+        if pod not in self._workers:
+            self._take(pod, found)
+            self._looked_at(pod, asked_nano)
+
+    def _looked_at(self, pod: PodId, at_nano: int) -> None:
+        """What is known of its containers is the truth of that moment: older events tell nothing new."""
+        self._looked_nano[pod] = max(at_nano, self._looked_nano.get(pod, 0))
+        if self._dirty.get(pod, at_nano + 1) <= at_nano:
+            del self._dirty[pod]
 
     def _take(self, pod: PodId, containers: tuple[Container, ...]) -> None:
         if containers:
@@ -269,20 +279,19 @@ class Keeper:
         """Take one pod as far as it goes now."""
         try:
             while not self._stopped.is_set():
-                ground, view = self._ground(self._clock()), self.view(pod)
+                ground, view = self._ground(self._clock(), pod), self.view(pod)
                 action = next_step(view, ground)
                 if action is None:
                     self._held.pop(pod, None)
                     return
                 if isinstance(action, Create):  # decided before it is done: an address is never given out twice
                     self.memory[pod] = replace(self.memory.get(pod) or Memory(), address=action.address)
+                    self.book = self.book.taken(action.address)
                     view = self.view(pod)
-                asked_nano = time.time_ns()
-                self._dirty.discard(pod)
                 kind = type(action).__name__.lower()
                 outcome = await self._executor.carry_out(action, view, ground, lambda text: self._busy_with(pod, text))
                 self._metrics.actions.labels(kind, "ok" if outcome.ok else "failed").inc()
-                self._looked_nano[pod] = asked_nano
+                self._looked_at(pod, outcome.looked_nano)
                 self.containers[pod] = in_order(outcome.containers)
                 if not outcome.containers:
                     self.containers.pop(pod)
@@ -299,7 +308,7 @@ class Keeper:
                 self._busy.pop(pod, None)
                 self.wake()
         except EngineUnavailable as error:
-            self._dirty.add(pod)
+            self._dirty[pod] = time.time_ns()
             self._hold(pod, quiet=True)
             log.info("pod_waits_for_engine", pod=str(pod), error=error.message)
         except Exception as error:  # a fault of ours with one pod must not stop the others
@@ -347,19 +356,19 @@ class Keeper:
             )
         self.prober.follow(targets)
 
-    def _tell(self, ground: Ground) -> None:
+    def _tell(self, now: float) -> None:
         report: dict[PodId, Observed] = {}
+        untold: set[PodId] = set()
         for pod in self.pods():
-            view = self.view(pod)
-            if view.order is None and not self.whole:
-                if pod in self.report:
-                    report[pod] = self.report[pod]  # unknown is not empty
-                continue
-            if (seen := observe(view, ground)) is not None:
+            view, ground = self.view(pod), self._ground(now, pod)
+            if view.order is None and not ground.whole:  # unknown is not empty
+                untold.add(pod)
+            elif (seen := observe(view, ground)) is not None:
                 report[pod] = seen
         self._metrics.count(report.values())
-        if report != self.report:
-            self.report = report
+        self.untold = frozenset(untold)
+        if report != self.report or not self.told:
+            self.report, self.told = report, True
             self.on_report()
 
     async def save(self) -> None:

@@ -26,7 +26,7 @@ from lain_shared.errors import LainError
 from lain_shared.mirror import Mirror
 from lain_shared.model.config import ClusterConfig
 from lain_shared.model.node import NodeState
-from lain_shared.model.pod import Assignment, Observed
+from lain_shared.model.pod import Assignment, Observed, PodId
 from lain_shared.model.route import Endpoints, RouterMember, RouterState
 from lain_shared.records import BadRecord, Records
 from lain_shared.stopping import until_stopped
@@ -97,6 +97,7 @@ class EngineWatch:
     async def _one_round(self) -> None:
         self.info = await self._engine.info()
         self._keeper.cpus = self.info.cpus
+        self._keeper.saved = replace(self._keeper.saved, engine_id=self.info.id)
         await self._same_engine()
         since_nano = self._keeper.saved.last_event_nano if self._keeper.saved.last_event else 0
         async with self._engine.events(since_nano) as events:
@@ -169,11 +170,12 @@ class Observing:
     async def one_pass(self) -> float | None:
         if self._written is None:
             await self._read()
-        if not self._keeper.ready or self._written is None:
+        if not self._keeper.told or self._written is None:
             return None
         family, node = self._records.family, self._keeper.node
         wanted = {family.key(node, str(pod)): self._records.encode(seen) for pod, seen in self._keeper.report.items()}
-        surplus = [key for key in self._written if key not in wanted] if self._keeper.whole else []
+        kept = wanted.keys() | {family.key(node, str(pod)) for pod in self._keeper.untold}
+        surplus = [key for key in self._written if key not in kept] if self._keeper.whole else []
         changed = [key for key, value in wanted.items() if self._written.get(key) != value]
         gate = asyncio.Semaphore(PARALLEL_WRITES)
         try:
@@ -235,10 +237,10 @@ class Surroundings:
     def take_orders(self) -> None:
         """Hand the assignments on to the keeper, if the store has been read."""
         if self._assignments.ready:
-            orders = (
-                Order(stored.value, stored.entry.mod_revision) for stored in self._assignments.snapshot().values()
-            )
-            self._keeper.ordered({order.pod: order for order in orders})
+            snapshot = self._assignments.snapshot()
+            orders = (Order(stored.value, stored.entry.mod_revision) for stored in snapshot.values())
+            unreadable = (pod_of(key) for key in self._assignments.bad)
+            self._keeper.ordered({order.pod: order for order in orders}, (pod for pod in unreadable if pod is not None))
 
     @property
     def _known(self) -> bool:
@@ -304,10 +306,8 @@ class NodeReport:
             named = () if stored is None else stored.value.volumes
             self._learn_volumes(named)
             self._read = True
-        there = await asyncio.to_thread(volumes.on_disk, self.root)
-        self._learn_volumes(there)
-        self.missing = frozenset(self._keeper.saved.volumes) - there
-        problems.extend(f"the data of {name} is gone from this node's disk" for name in sorted(self.missing))
+        missing = await self.look_at_volumes()
+        problems.extend(f"the data of {name} is gone from this node's disk" for name in sorted(missing))
         await self._clear_images(problems)
         state = self._state(tuple(problems))
         if state is not None and not nearly_same(self._written, state):
@@ -330,6 +330,13 @@ class NodeReport:
     def _learn_volumes(self, named: Iterable[str]) -> None:
         saved = self._keeper.saved
         self._keeper.saved = replace(saved, volumes=tuple(sorted({*saved.volumes, *named})))
+
+    async def look_at_volumes(self) -> frozenset[str]:
+        """Look at the disk; returns ``missing``."""
+        there = await asyncio.to_thread(volumes.on_disk, self.root)
+        self._learn_volumes(there)
+        self.missing = frozenset(self._keeper.saved.volumes) - there
+        return self.missing
 
     def forget_volume(self, name: str) -> None:
         """Its data is given up: the instance may start with none."""
@@ -379,6 +386,14 @@ class NodeReport:
             volumes=self._keeper.saved.volumes,
             problems=problems,
         )
+
+
+def pod_of(key: str) -> PodId | None:
+    """The pod an assignment's key names; None for a key that names none."""
+    try:
+        return PodId.parse(keys.ASSIGN.parse(key)[1])
+    except ValueError:
+        return None
 
 
 def existing(path: Path) -> Path:

@@ -110,9 +110,11 @@ def assembled(
         disk_high_percent=settings.disk_high_percent, free_addresses=free_addresses, version=version("lain-deployd"),
     )  # fmt: skip
     states = Loop("node", report.one_pass, **often)
+    saving = Loop("disk", keeper.save, **often)
+    keeper.on_pass = saving.wake
     keeper.wake, keeper.on_report, keeper.on_volumes = pods.wake, observed.wake, states.wake
     presence = Presence(
-        store, partial(_alive, settings, watch, clock()), settings.lease_seconds, settings.state_dir / "lease.json"
+        store, partial(_alive, settings, keeper, clock()), settings.lease_seconds, settings.state_dir / "lease.json"
     )
 
     def engine_changed() -> None:
@@ -130,6 +132,7 @@ def assembled(
         keeper,
         prober,
         pods,
+        saving,
         observed,
         states,
         presence,
@@ -153,11 +156,11 @@ def assembled(
     )
 
 
-def _alive(settings: Settings, watch: loops.EngineWatch, since: float) -> tuple[str, bytes]:
+def _alive(settings: Settings, keeper: Keeper, since: float) -> tuple[str, bytes]:
     alive = Alive(
         node=settings.node,
         agent_url=settings.agent_url,
-        engine_id="" if watch.info is None else watch.info.id,
+        engine_id=keeper.saved.engine_id,  # also while the Engine is away: another id means another installation
         boot_id=loops.boot_id(),
         since=since,
     )

@@ -68,13 +68,13 @@ def in_order(containers: tuple[Container, ...]) -> tuple[Container, ...]:
 
 def next_step(view: View, ground: Ground) -> Action | None:
     """What to do now with one pod; None: nothing, or not yet (see ``due_at``)."""
+    if view.order is None and not ground.whole:
+        return None  # unknown is not empty
     for surplus in view.containers[1:]:  # a pod is one container
         if surplus.state is not ContainerState.REMOVING:
             return Remove(view.pod, surplus.id)
     if view.order is not None and view.order.assignment.run:
         return _toward_running(view, view.order, ground)
-    if view.order is None and not ground.whole:
-        return None  # unknown is not empty
     return _toward_gone(view)
 
 
