@@ -153,7 +153,7 @@ async def parse(request: web.Request, schema: type[Schema]) -> Any:
     raw = await request.read()
     try:
         document = msgspec.json.decode(raw) if raw else {}
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise Invalid("the body is not JSON", why=str(error)) from error
     if not isinstance(document, dict):
         raise Invalid("the body must be a JSON object", evidence={"found": type(document).__name__})
