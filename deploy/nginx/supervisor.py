@@ -176,15 +176,17 @@ def _server(settings: Settings, http_port: int, https_port: int, external: bool)
         tls = (
             "    ssl_certificate data:$lain_no_certificate;\n"
             "    ssl_certificate_key data:$lain_no_certificate;\n"
-            '    ssl_certificate_by_lua_block { require("lain.tls").certify() }'
+            "    ssl_certificate_by_lua_block { lain.tls.certify() }"
         )
     return _fill(
         (HERE / "server.conf.template").read_text(),
         {
             "LISTEN": "\n".join(listen),
             "TLS": tls,
-            "EXTERNAL": "1" if external else "0",
-            "LEGACY": ' require("lain.legacy").line()' if settings.log_format == "legacy" else "",
+            "FAST": 'set $lain_app ""; set $lain_external 1;'
+            if external
+            else "set_by_lua_block $lain_app { return lain.route.fast() }",
+            "LEGACY": " lain.legacy.line()" if settings.log_format == "legacy" else "",
         },
     )
 

@@ -9,9 +9,9 @@ local M = {}
 local current = tables.current
 local set_current_peer, set_more_tries = balancer.set_current_peer, balancer.set_more_tries
 local get_last_failure, set_timeouts = balancer.get_last_failure, balancer.set_timeouts
-local enter, leave = track.enter, track.leave
+local request, enter, leave = track.request, track.enter, track.leave
+local procs, backends, attempts = track.procs, track.backends, track.attempts
 local match = string.match
-local MAX_TRIES = 5
 
 local function usable(backend, tried, ejected, now)
   return not (tried and tried[backend.peer]) and not (ejected and (ejected[backend.peer] or 0) > now)
@@ -42,7 +42,7 @@ local function choose(proc, tried)
     or (ejected and (pick(proc.ready, turn, tried) or pick(proc.suspect, turn, tried)))
 end
 
-local function sticky(proc, ctx, tried)
+local function sticky(proc, key, tried)
   local wanted = ngx.var["cookie_" .. proc.sticky]
   local ejected = tables.ejected
   if wanted then
@@ -55,7 +55,7 @@ local function sticky(proc, ctx, tried)
   local backend = choose(proc, tried)
   if backend then
     local secure = ngx.var.lain_proto == "https" and "; Secure" or ""
-    ngx.var.lain_cookie = proc.sticky .. "=" .. backend.cookie .. "; Path=" .. ctx.path .. "; HttpOnly; SameSite=Lax" .. secure
+    ngx.var.lain_cookie = proc.sticky .. "=" .. backend.cookie .. "; Path=" .. (track.paths[key] or "/") .. "; HttpOnly; SameSite=Lax" .. secure
   end
   return backend
 end
@@ -66,70 +66,59 @@ local function refused()
   return match(ngx.var.upstream_bytes_sent or "", "(%d+)[%s,:]+%S+%s*$") == "0"
 end
 
--- Account for the attempt that failed; the backend to fall back on when no other is usable, or false when nobody else may be asked.
-local function judge(ctx)
+-- Account for the attempt that failed: the backend to fall back on when no other is usable, or false when nobody else may be asked.
+local function judge(key)
   local _, status = get_last_failure()
-  local backend = ctx.backend
-  leave(backend.track)
-  ctx.backend = nil
-  ctx.tried = ctx.tried or {}
-  ctx.tried[backend.peer] = true
+  local backend = leave(key)
+  local attempt = attempts[key] or { tried = {} }
+  attempts[key] = attempt
+  attempt.tried[backend.peer] = true
   if refused() then
     tables.eject(backend.peer)
     return backend -- nginx asks again for the last backend only if it had tried an idle connection
-  elseif status == 504 or ctx.broken then
+  elseif status == 504 or attempt.broken then
     ngx.var.lain_failure = status == 504 and "timeout" or "all_failed" -- a request that breaks its backend must not visit them all
     return false
   end
-  ctx.broken = true
+  attempt.broken = true
   return backend -- most likely an idle connection that its backend closed just now: a new one may do
 end
 
 function M.balance()
-  local ctx = ngx.ctx
-  local proc = current().procs[ctx.proc.key]
-  local first, fallback = not ctx.backend, nil
+  local key = request()
+  local proc = current().procs[procs[key].key]
+  local first, fallback, tried = not backends[key], nil, nil
   if not first then
-    fallback = judge(ctx)
+    fallback = judge(key)
     if fallback == false then
       return ngx.exit(ngx.ERROR)
     end
+    tried = attempts[key].tried
   end
   local backend
   if proc then
-    backend = proc.sticky and sticky(proc, ctx, ctx.tried) or choose(proc, ctx.tried) or fallback
+    backend = proc.sticky and sticky(proc, key, tried) or choose(proc, tried) or fallback
   end
   if not backend then
     ngx.var.lain_failure = first and "no_instances" or "all_failed"
     return ngx.exit(ngx.ERROR)
   end
   if first then
-    local others = #proc.ready + #proc.suspect - 1
+    local others = proc.others
     if others > 0 then
-      set_more_tries(others < MAX_TRIES and others or MAX_TRIES - 1)
+      set_more_tries(others)
     end
   end
   if proc.read_timeout then
     set_timeouts(nil, nil, proc.read_timeout)
   end
-  ctx.backend = backend
-  enter(backend.track)
+  enter(key, backend)
   local ok, why = set_current_peer(backend.address, backend.port)
   if not ok then
-    leave(backend.track)
-    ctx.backend = nil
+    leave(key)
     ngx.var.lain_failure = "all_failed"
     ngx.log(ngx.ERR, "cannot use backend ", backend.peer, ": ", why)
     return ngx.exit(ngx.ERROR)
-  end
-end
-
--- The log phase, of every request that reached the balancer: it is in flight no more.
-function M.done()
-  local ctx = ngx.ctx
-  local backend = ctx.backend
-  if backend then
-    leave(backend.track)
   end
 end
 

@@ -3,7 +3,6 @@
 --   GET /state   boot id, table in force, what each worker has acknowledged, what is in flight.
 local cjson = require "cjson.safe"
 local tables = require "lain.tables"
-local track = require "lain.track"
 
 local M = {}
 local meta = ngx.shared.lain_meta
@@ -36,7 +35,7 @@ local function state()
     version = oldest.version or cjson.null,
     revision = oldest.revision or cjson.null,
     workers = workers,
-    inflight = track.all(),
+    inflight = tables.inflight(),
     ejected = tables.ejections(),
   }
 end

@@ -1,5 +1,4 @@
--- nginx itself had to answer (502, 504, 500): say so for the app. The jump here lost the request's context, so the last address tried is read
--- back from nginx's own record, to end its accounting and to eject it when it refused the connection.
+-- nginx itself had to answer (502, 504, 500): say so for the app, and judge the last backend tried, of which the balancer heard no more.
 local pages = require "lain.pages"
 local tables = require "lain.tables"
 local track = require "lain.track"
@@ -7,20 +6,12 @@ local track = require "lain.track"
 local M = {}
 local match = string.match
 
-local function last(list)
-  return match(list or "", "([^%s,]+)%s*$")
-end
-
 function M.answer()
   local var = ngx.var
   local status, app, failure = ngx.status, var.lain_app, var.lain_failure
-  local peer = last(var.upstream_addr)
-  local address = peer and match(peer, "^([%d%.]+):%d+$")
-  if address and failure == "" then
-    track.leave(tables.pid() .. " " .. address)
-    if last(var.upstream_bytes_sent) == "0" then
-      tables.eject(peer)
-    end
+  local backend = track.leave(track.request())
+  if backend and match(var.upstream_bytes_sent or "", "(%d+)%s*$") == "0" then
+    tables.eject(backend.peer)
   end
   if failure == "no_instances" then
     return pages.unavailable(app)

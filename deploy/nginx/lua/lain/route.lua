@@ -1,10 +1,12 @@
 -- The access phase: which app a request is for, and whether it may go there. Looks names up; never builds configuration from them.
 local tables = require "lain.tables"
 local pages = require "lain.pages"
+local track = require "lain.track"
 
 local M = { hsts = "" }
 local current = tables.current
 local byte, sub, find, match, gsub, format = string.byte, string.sub, string.find, string.match, string.gsub, string.format
+local request, procs = track.request, track.procs
 local get_method = ngx.req.get_method
 local SLASH = byte("/")
 local STREAM_BYTES = 1048576
@@ -71,6 +73,31 @@ local function streams(proc, var)
   return (length and length > STREAM_BYTES) or (not length and var.http_transfer_encoding ~= nil)
 end
 
+-- Most requests need one look-up and a backend: this decides in nginx's rewrite phase, which costs no coroutine. The app's name, or "" when there is
+-- more to decide; `access` then does. ("web" is what most procs are called: only other names are told to the log.)
+function M.fast()
+  local live, var = current(), ngx.var
+  local host = var.http_host
+  local site = live and host and live.memo[host]
+  local proc = site and site.fast
+  if not proc then
+    return ""
+  end
+  local method = get_method()
+  if method ~= "GET" and method ~= "HEAD" then
+    local length = var.http_content_length
+    if not length or #length > 6 then
+      return ""
+    end
+  end
+  if proc.name ~= "web" then
+    var.lain_named_proc = proc.name
+  end
+  procs[request()] = proc
+  return proc.app
+end
+
+-- The access phase of all others.
 function M.access()
   local live = current()
   if not live then
@@ -88,7 +115,7 @@ function M.access()
     return pages.answer(404, "no_route", "No app answers at this path of this host.")
   end
   local proc = route.proc
-  var.lain_app, var.lain_proc = proc.app, proc.name
+  var.lain_app, var.lain_named_proc = proc.app, proc.name
   if route.https_only and site.tls then
     if var.lain_proto ~= "https" then
       local port = live.header.https_port
@@ -113,25 +140,14 @@ function M.access()
   if proc.max_body then
     too_large(proc.max_body)
   end
+  local key = request()
+  procs[key] = proc
+  if proc.sticky then
+    track.paths[key] = route.path
+  end
   if streams(proc, var) then
-    var.lain_route_path = route.path
     return ngx.exec("@stream")
   end
-  local ctx = ngx.ctx
-  ctx.proc = proc
-  ctx.path = route.path
-end
-
--- The same request in the location that does not buffer: the jump lost its context.
-function M.resume()
-  local live, var = current(), ngx.var
-  local proc = live.procs[var.lain_app .. "/" .. var.lain_proc]
-  if not proc then
-    return pages.unavailable(var.lain_app)
-  end
-  local ctx = ngx.ctx
-  ctx.proc = proc
-  ctx.path = var.lain_route_path
 end
 
 return M

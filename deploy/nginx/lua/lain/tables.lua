@@ -1,26 +1,33 @@
 -- The table nginx routes by: JSON lines, written by the watcher, held as text in a shared dict and decoded once in every worker.
 --
--- A request asks `current()`: one look at a sequence number in shared memory; only when that moved does the worker read the text
--- again, and then it decodes only the lines it has not seen. A worker that has the table says so (`workers` dict): that is the
+-- A request asks `current()`: one look at a number in shared memory; only when that moved does the worker read the text again, and
+-- then it decodes only the lines it has not seen. A worker that has the table says so (`workers` dict): that is the
 -- acknowledgement. Because a worker runs one thing at a time, once it said so no request of it can still choose by an older table.
 local cjson = require "cjson.safe"
 local ffi = require "ffi"
+local track = require "lain.track"
 
 local M = { ejected = nil }
 
 local LOOK_SECONDS = 0.025 -- how soon an idle worker notices a new table
 local EJECT_SECONDS = 10
 local MEMO_LIMIT = 10000
+local MAX_TRIES = 5
 
-local meta = ngx.shared.lain_meta -- seq, version, boot_id
+local meta = ngx.shared.lain_meta -- seq, seq_at, version, slot, boot_id
 local texts = ngx.shared.lain_table -- two slots, written in turn: a full dict never costs us the table in force
 local workers = ngx.shared.lain_workers -- pid -> "version revision"
 local ejections = ngx.shared.lain_ejected -- "address:port" -> when it ends
 
 local sub, find, lower, match, gsub = string.sub, string.find, string.lower, string.match, string.gsub
 
-ffi.cdef [[int kill(int pid, int sig);]]
+ffi.cdef [[
+int kill(int pid, int sig);
+void *mmap(void *at, size_t length, int protection, int flags, int file, long offset);
+]]
+local READ_WRITE, SHARED_ANONYMOUS = 3, 0x21
 
+local clock -- shared memory of all workers: the sequence number of the last change
 local live -- the table in force in this worker
 local fresh -- a table this worker published itself: already decoded
 local seq_seen
@@ -39,7 +46,7 @@ local function backends(proc, peers)
       address = address,
       port = tonumber(port),
       peer = peer,
-      track = pid_text .. " " .. address,
+      counter = track.counter(address),
       cookie = string.format("%08x", ngx.crc32_long(proc.key .. " " .. peer)),
     }
   end
@@ -55,6 +62,8 @@ local function read_proc(line)
   proc.read_timeout = options.read_timeout_seconds
   proc.max_body = options.max_body_bytes
   proc.buffering = options.buffering
+  proc.others = math.min(math.max(#proc.ready + #proc.suspect - 1, 0), MAX_TRIES - 1)
+  proc.simple = not proc.max_body and proc.buffering ~= false and (#proc.ready + #proc.suspect) > 0
   proc.sticky = options.sticky and ("lain_" .. string.format("%08x", ngx.crc32_long(proc.key))) or nil
   for _, route in ipairs(proc.routes) do
     route.proc = proc
@@ -195,6 +204,10 @@ function M.site(index, raw)
     tls = M.certificate(index, name) ~= nil,
     internal = is_internal(index, name),
   }
+  local root = site.root
+  if root and not site.paths and root.strip == 0 and not root.https_only and root.proc.simple then
+    found.fast = root.proc -- nothing to decide but the backend
+  end
   if index.memoized >= MEMO_LIMIT then
     index.memo, index.memoized = {}, 0
   end
@@ -241,12 +254,29 @@ local function refresh(seq)
     end
   end
   seq_seen = seq
+  track.publish(pid_text) -- what was chosen by the older table counts as in flight before this worker says that it has the new one
   acknowledge()
+end
+
+-- Everything a change needs is in the dicts before the number moves.
+local function announce()
+  clock[0] = meta:incr("seq", 1, 0)
+end
+
+local function shared_clock()
+  local at = meta:get("seq_at")
+  if not at then
+    local page = ffi.C.mmap(nil, 4096, READ_WRITE, SHARED_ANONYMOUS, -1, 0)
+    at = tonumber(ffi.cast("uintptr_t", page))
+    assert(tonumber(ffi.cast("intptr_t", page)) ~= -1, "no memory to share")
+    meta:set("seq_at", at) -- a reload's workers must look at the same page: the master keeps it for life
+  end
+  return ffi.cast("volatile uint32_t *", ffi.cast("uintptr_t", at))
 end
 
 -- The table in force, never older than the newest one published before this call; nil before the first.
 function M.current()
-  local seq = meta:get("seq")
+  local seq = clock[0]
   if seq ~= seq_seen then
     refresh(seq)
   end
@@ -267,7 +297,7 @@ function M.publish(text)
   fresh = index
   meta:set("slot", target)
   meta:set("version", index.version)
-  meta:incr("seq", 1, 0)
+  announce()
   return index.version, index.revision
 end
 
@@ -277,7 +307,7 @@ function M.eject(peer)
     return
   end
   ejections:set(peer, ngx.now() + EJECT_SECONDS, EJECT_SECONDS)
-  meta:incr("seq", 1, 0)
+  announce()
   ngx.log(ngx.WARN, "backend ", peer, " refuses connections: out of rotation for ", EJECT_SECONDS, " s")
 end
 
@@ -305,12 +335,15 @@ function M.workers()
   return found
 end
 
-function M.pid()
-  return pid_text
+-- What is in flight in all workers: address -> requests.
+function M.inflight()
+  track.publish(pid_text)
+  return track.all()
 end
 
 -- In the master, before it forks: the last table the watcher left on disk. A reload keeps what shared memory has.
 function M.load(path)
+  clock = shared_clock()
   if meta:get("boot_id") then
     return
   end
@@ -341,6 +374,7 @@ function M.start_worker()
       workers:delete(pid_text) -- this worker takes no more requests
     else
       M.current()
+      track.publish(pid_text)
     end
   end))
 end

@@ -1,35 +1,112 @@
--- What is in flight to which address, WebSockets included: how a draining pod is told idle from busy.
+-- Requests under way: which proc and which address each is for, and how many are in flight to each address (WebSockets included): that is how a
+-- draining pod is told idle from busy.
 --
--- One counter per worker and address in shared memory. Counters of a worker that died count no more: its connections died with it.
+-- A request is known by its pointer, which internal jumps keep (they lose `ngx.ctx`); the log phase forgets it. Counting costs no lock: each worker
+-- counts for itself, and publishes what changed every tick and before it acknowledges a table. Counts of a worker that died count no more.
+local base = require "resty.core.base"
 local ffi = require "ffi"
 
-local M = {}
-local counts = ngx.shared.lain_inflight
-local match = string.match
+local M = {
+  procs = {}, -- request -> proc
+  backends = {}, -- request -> backend in flight
+  attempts = {}, -- request -> {tried, broken}: only of requests that had to be tried again
+  paths = {}, -- request -> path of its route, for sticky cookies
+}
+local published = ngx.shared.lain_inflight
+local counters = {} -- address -> {address, n, told, dirty}
+local dirty = {}
+local match, tonumber, cast = string.match, tonumber, ffi.cast
+local get_request = base.get_request
+local number_type = ffi.typeof("uintptr_t")
+local procs, backends, attempts, paths = M.procs, M.backends, M.attempts, M.paths
 
-function M.enter(track)
-  counts:incr(track, 1, 0)
+-- The request in hand, as a key.
+local function request()
+  return tonumber(cast(number_type, get_request()))
+end
+M.request = request
+
+-- The counter of an address: one, however many backends and tables name it.
+function M.counter(address)
+  local counter = counters[address]
+  if not counter then
+    counter = { address = address, n = 0, told = 0, dirty = false }
+    counters[address] = counter
+  end
+  return counter
 end
 
-function M.leave(track)
-  counts:incr(track, -1, 0)
+local function add(counter, change)
+  counter.n = counter.n + change
+  if not counter.dirty then
+    counter.dirty = true
+    dirty[#dirty + 1] = counter
+  end
 end
 
--- address -> requests in flight, only those above 0. Removes counters of workers that are gone.
+function M.enter(key, backend)
+  backends[key] = backend
+  add(backend.counter, 1)
+end
+
+function M.leave(key)
+  local backend = backends[key]
+  if backend then
+    backends[key] = nil
+    add(backend.counter, -1)
+  end
+  return backend
+end
+
+-- The log phase: the request is no more.
+function M.done()
+  local key = request()
+  local backend = backends[key]
+  if backend then
+    backends[key] = nil
+    add(backend.counter, -1)
+  end
+  procs[key] = nil
+  if attempts[key] then
+    attempts[key] = nil
+  end
+  if paths[key] then
+    paths[key] = nil
+  end
+end
+
+-- Tell the other workers what changed.
+function M.publish(pid)
+  if not dirty[1] then
+    return
+  end
+  for _, counter in ipairs(dirty) do
+    counter.dirty = false
+    if counter.n ~= counter.told then
+      local name = pid .. " " .. counter.address
+      if counter.n == 0 then
+        published:delete(name)
+      else
+        published:set(name, counter.n)
+      end
+      counter.told = counter.n
+    end
+  end
+  dirty = {}
+end
+
+-- address -> requests in flight in all workers, only those above 0. Removes what dead workers left.
 function M.all()
   local found, alive = {}, {}
-  for _, track in ipairs(counts:get_keys(0)) do
-    local pid, address = match(track, "^(%d+) (%S+)$")
+  for _, name in ipairs(published:get_keys(0)) do
+    local pid, address = match(name, "^(%d+) (%S+)$")
     if alive[pid] == nil then
       alive[pid] = ffi.C.kill(tonumber(pid), 0) == 0
     end
     if alive[pid] then
-      local count = counts:get(track) or 0
-      if count > 0 then
-        found[address] = (found[address] or 0) + count
-      end
+      found[address] = (found[address] or 0) + (published:get(name) or 0)
     else
-      counts:delete(track)
+      published:delete(name)
     end
   end
   return found
