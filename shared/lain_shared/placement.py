@@ -243,8 +243,7 @@ def place(ask: Ask, rooms: Mapping[str, Room]) -> Verdict:
     hard, soft = _split(ask.filters)
     best: tuple[tuple[int, int, float, int, str], str] | None = None
     ruled_out: dict[str, list[Room]] = {}
-    for name in sorted(rooms):
-        room = rooms[name]
+    for name, room in rooms.items():
         if against := _against(ask, room, hard):
             ruled_out.setdefault(against, []).append(room)
             continue
@@ -292,8 +291,13 @@ def _split(texts: Iterable[str]) -> tuple[tuple[Filter, ...], tuple[Filter, ...]
 
 def _rank(ask: Ask, room: Room, soft: tuple[Filter, ...]) -> tuple[int, int, float, int, str]:
     matches = sum(each.allows(room) for each in soft)
-    tie = zlib.crc32(f"{room.name}/{ask.app}.{ask.proc}".encode())
-    return -matches, room.procs[ask.app, ask.proc], round(room.share, 3), tie, room.name
+    same = room.procs.get((ask.app, ask.proc), 0)
+    return -matches, same, round(room.share, 3), _tie(room.name, ask.app, ask.proc), room.name
+
+
+@lru_cache(maxsize=65536)
+def _tie(node: str, app: str, proc: str) -> int:
+    return zlib.crc32(f"{node}/{app}.{proc}".encode())
 
 
 def _against(ask: Ask, room: Room, hard: tuple[Filter, ...]) -> str:

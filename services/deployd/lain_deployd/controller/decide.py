@@ -6,6 +6,7 @@ starts with a new one, which plans every app once and begins its waits afresh.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -38,6 +39,7 @@ class Decider:
         self._again: set[str] = set()
         self._routers_away: dict[str, float] = {}
         self._all = True
+        self._turn = 0
 
     def again(self, app: str) -> None:
         """What was decided for this app did not happen: plan it in the next pass whatever changes."""
@@ -45,6 +47,14 @@ class Decider:
 
     def replan_all(self) -> None:
         self._all = True
+
+    def replan_some(self, share: float) -> None:
+        """Plan this share of the apps in the next pass, whatever changed: all get their turn. What changed hurries, this decides."""
+        apps = self.world.apps
+        count = min(len(apps), math.ceil(len(apps) * share))
+        for _ in range(count):
+            self._turn = (self._turn + 1) % len(apps)
+            self._again.add(apps[self._turn])
 
     def decide(self, snapshots: Snapshots, now: float, grace_until: float = 0.0) -> Decision:
         """What to write now. Until ``grace_until`` no node newly counts as lost."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from lain_deployd.controller.actions import (
     Action,
@@ -73,9 +74,9 @@ class Pod:
 
     def change(self, why: str, **fields: object) -> None:
         """Order something else of it, unless it is so already."""
-        changed = replace(self.pod, **fields)  # type: ignore[arg-type]
-        if changed != self.after:
-            self.after, self.why = changed, why
+        if self.after is not None and all(getattr(self.after, name) == value for name, value in fields.items()):
+            return
+        self.after, self.why = replace(self.pod, **fields), why  # type: ignore[arg-type]
 
 
 class Proc:
@@ -208,8 +209,9 @@ class Proc:
 
     # --- what it becomes ----------------------------------------------------------------------------------------------
 
+    @cached_property
     def endpoints(self) -> Endpoints | None:
-        """The endpoints as they shall be, or None."""
+        """The endpoints as they shall be, or None. Ask once everything is decided."""
         before, desired = self.view.endpoints, self.desired
         if self.finished:
             return None
@@ -224,7 +226,8 @@ class Proc:
             entry = self.entries[slot]
             if slot in pods:
                 port = pods[slot].pod.template.port or 0
-                entry = replace(entry, port=0 if port == base.port else port)
+                port = 0 if port == base.port else port
+                entry = entry if entry.port == port else replace(entry, port=port)
             lists[self.places[slot]].append(entry)
         releases = [pods[e.instance, e.generation].pod.release for e in lists[READY]]
         return replace(
@@ -238,7 +241,7 @@ class Proc:
 
     def actions(self) -> Iterator[Action]:
         """The writes that make it so: endpoints first; what is gone and what stops before what starts."""
-        endpoints = self.endpoints()
+        endpoints = self.endpoints
         if endpoints is None:
             if self.view.endpoints is not None:
                 yield DropEndpoints(self.view.app, self.view.proc, self.view.endpoints_revision)

@@ -20,6 +20,9 @@ from lain_shared.store import Expectation, Store
 
 log = structlog.get_logger()
 
+TURN_SECONDS = 1.0
+"""How often a share of the apps is planned though nothing changed; each has its turn within ``replan_seconds``."""
+
 
 class Contact:
     """After etcd was away for longer than a lease, no node counts as lost for one lease more: the agents were cut off just the same."""
@@ -58,7 +61,7 @@ class Controller:
         self.decider = Decider(limits)
         self._caught_up: Expectation | None = None
         """The fence of the reign for which everything was read before its first write."""
-        self._planned_all_at = 0.0
+        self._turned_at = 0.0
         self._frozen: frozenset[str] = frozenset()
 
     def begin_reign(self) -> None:
@@ -80,7 +83,8 @@ class Controller:
         if decision.writes:
             await self._write(decision, fence)
         self._measure()
-        return None if decision.wake_at is None else max(decision.wake_at - self._clock(), 0.0)
+        due = TURN_SECONDS if decision.wake_at is None else decision.wake_at - self._clock()
+        return min(max(due, 0.0), TURN_SECONDS)
 
     async def pulse(self) -> float | None:
         """Does the store answer? Asked on every replica, so that whoever leads next knows of an outage."""
@@ -90,9 +94,9 @@ class Controller:
 
     def _decide(self) -> Decision:
         now = self._clock()
-        if now - self._planned_all_at > self._limits.replan_seconds:
-            self._planned_all_at = now
-            self.decider.replan_all()  # planning by what changed hurries; planning everything decides
+        if now - self._turned_at >= TURN_SECONDS:
+            self._turned_at = now
+            self.decider.replan_some(TURN_SECONDS / self._limits.replan_seconds)
         began = time.perf_counter()
         decision = self.decider.decide(self._mirrors.snapshots(), now, self._contact.grace_until)
         self._metrics.decide_seconds.observe(time.perf_counter() - began)

@@ -205,10 +205,10 @@ def _paused(proc: Proc) -> str | None:
 def _unapplied(proc: Proc) -> bool:
     """Routers have still to apply these endpoints. Once all have, it is not asked again: a router that starts anew changes nothing."""
     view = proc.view
-    if view.endpoints is None or proc.endpoints() is None or not proc.routes:
+    if view.endpoints is None or proc.endpoints is None or not proc.routes:
         return False
     settled = view.status is not None and view.status.phase is ProcPhase.STABLE
-    if proc.endpoints() != view.endpoints:
+    if proc.endpoints != view.endpoints:
         proc.waits.add("routers")
         return True
     if settled and view.status is not None and view.status.desired_revision == view.desired_revision:

@@ -68,7 +68,7 @@ class Limits:
     node_lease_seconds: float = 5.0
     breaker_window_seconds: float = 60.0
     replan_seconds: float = 30.0
-    """How often every app is planned, whatever changed."""
+    """Within this time every app is planned anew, whatever changed."""
     heal_settle_seconds: float = 2.0
     """How long a returned node must be back before its word counts against a replacement's."""
 
