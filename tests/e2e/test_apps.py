@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -138,7 +139,9 @@ def test_two_procs_share_a_host(cluster: LocalCluster, folder: Path, started: li
 
 
 def test_a_worker_keeps_its_volume(cluster: LocalCluster, folder: Path, started: list[App]) -> None:
-    app = cluster.app("worker", folder)
+    app = cluster.app(
+        "worker", folder, name=f"worker-{secrets.token_hex(3)}"
+    )  # volumes outlive their app: a name of its own
     started.append(app)
     app.ship()
     assert "start number 1" in app.lain("logs", "worker", "1").out
@@ -146,7 +149,7 @@ def test_a_worker_keeps_its_volume(cluster: LocalCluster, folder: Path, started:
     starts = int(app.lain("exec", "worker", "1", "--", "cat", "/lain/app/data/starts").out)
     assert starts == 3, "first deploy, upgrade, rollback: each a new container on the same volume"
     told = app.undeploy()
-    assert "worker.worker-1" in told.out + told.err, "undeploy lists the volumes it keeps"
+    assert f"{app.name}.worker-1" in told.out + told.err, "undeploy lists the volumes it keeps"
     app.ship()
     assert int(app.lain("exec", "worker", "1", "--", "cat", "/lain/app/data/starts").out) == starts + 1
     app.undeploy()

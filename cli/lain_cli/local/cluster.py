@@ -93,9 +93,9 @@ class Cluster:
 
     # --- verbs --------------------------------------------------------------------------------------------------------
 
-    def up(self, wanted_ports: Mapping[str, int] = PORTS) -> bool:
-        """Make the cluster be, current and ready; True if anything had to be changed."""
-        built = images.ensure(self.docker, self.say)
+    def up(self, wanted_ports: Mapping[str, int] = PORTS, *, build: bool = True) -> bool:
+        """Make the cluster be, current and ready; True if anything had to be changed. ``build``: images of changed sources too."""
+        built = images.ensure(self.docker, self.say, build=build)
         changed = bool(built) | self._node_up(wanted_ports)
         changed |= self._images_in()
         changed |= self._parts_up()

@@ -62,7 +62,8 @@ def _reach() -> Docker:
     "--isolated", is_flag=True, help="No packet may leave this machine: no default route, no resolver in the node."
 )
 @click.option("--any-ports", is_flag=True, help="Take any free ports of this machine (for tests).")
-def up(run: Run, name: str, isolated: bool, any_ports: bool) -> None:
+@click.option("--no-build", is_flag=True, help="Take the images as they are, though the sources changed.")
+def up(run: Run, name: str, isolated: bool, any_ports: bool, no_build: bool) -> None:
     """Make the cluster, or bring it up to date, or do nothing.
 
     Looks for every obstacle first, and changes nothing if there is one.
@@ -76,7 +77,7 @@ def up(run: Run, name: str, isolated: bool, any_ports: bool) -> None:
         own.start(docker)
         preflight.refuse(preflight.judge(preflight.gather(docker, own)))
     cluster = _cluster(run, name, isolated=isolated)
-    changed = cluster.up(dict.fromkeys(PORTS, 0) if any_ports else PORTS)
+    changed = cluster.up(dict.fromkeys(PORTS, 0) if any_ports else PORTS, build=not no_build)
     status = cluster.status()
     run.progress.line(f"{name} is {'up' if changed else 'already up'} ({time.monotonic() - began:.1f} s)", "good")
     run.show(_document(status), lambda screen: _draw(screen, status))

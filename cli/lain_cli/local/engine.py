@@ -21,6 +21,8 @@ from lain_shared.errors import Unavailable
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
 SOCKET = Path("/var/run/docker.sock")
+EXEC_ROOT = Path("/run/lain-engine")
+"""Sockets lie below it, and a socket's path may have 107 characters: not in the user's folders."""
 FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 
 
@@ -65,7 +67,7 @@ class OwnEngine:
         with logfile.open("ab") as log:
             process = subprocess.Popen(
                 [
-                    "dockerd", "--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec"),
+                    "dockerd", "--data-root", str(self.folder / "data"), "--exec-root", str(EXEC_ROOT),
                     "--host", f"unix://{SOCKET}", "--pidfile", str(pidfile), "--live-restore",
                 ],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/",
@@ -132,7 +134,11 @@ def _ip_forward() -> str:
 
 
 def _has_bridge() -> bool:
-    return Path("/sys/class/net/docker0").exists()
+    try:
+        run(["ip", "link", "show", "docker0"], timeout_seconds=10)
+    except (CommandFailed, Unavailable):
+        return False
+    return True
 
 
 def _tables() -> tuple[str, ...]:

@@ -439,9 +439,9 @@ def missing(docker: Docker, images: Iterable[Image] = ALL) -> tuple[str, ...]:
     return tuple(tag for tag in wanted if tag not in have)
 
 
-def ensure(docker: Docker, say: Say) -> tuple[str, ...]:
-    """Every image, current: built from the source tree when there is one, else they must be there already."""
-    root = source_root()
+def ensure(docker: Docker, say: Say, *, build: bool = True) -> tuple[str, ...]:
+    """Every image, current: built from the source tree when there is one (and ``build``), else they must be there already."""
+    root = source_root() if build else None
     if root is not None:
         return Builder(root, docker, say).build()
     if absent := missing(docker):
