@@ -17,7 +17,7 @@ from lain_shared.model.config import ClusterConfig
 from lain_shared.model.route import Endpoints
 from lain_watcher import table as tables
 from lain_watcher.adapters import certificates
-from lain_watcher.adapters.folder import Folder
+from lain_watcher.adapters.folder import Folder, FolderFault
 from lain_watcher.adapters.nginx import Nginx, NginxSilent, TableRefused
 from lain_watcher.metrics import Metrics
 from lain_watcher.router import Router
@@ -64,7 +64,9 @@ class Tables:
         except tables.BadTable as error:
             log.error("last_table_unusable", error=error.message, why=error.why)
             return
-        self._router.accept(Verdict(table), tables.encode(table))
+        text = tables.encode(table)
+        self._router.on_disk = text
+        self._router.accept(Verdict(table), text)
         log.info("last_table_taken_over", revision=table.revision, hosts=len(table.hosts))
 
     async def one_pass(self) -> float | None:
@@ -82,13 +84,27 @@ class Tables:
         )
         router.accept_loss = False
         text = tables.encode(verdict.table)
-        if router.text is None or router.text.version != text.version:
-            await self._folder.write_table(text.text)
+        fault = await self._save(text)
         router.accept(verdict, text)
-        router.may_listen = True
-        self._folder.open_gate()
+        if fault is None:
+            router.may_listen = True
+            self._folder.open_gate()
         await self._put()
+        if fault is not None:
+            raise fault
         return 1.0 if verdict.guard is not None else None
+
+    async def _save(self, text: tables.TableText) -> FolderFault | None:
+        """Write the table for nginx's next start. A full disk stops no change from being served, only from counting as applied."""
+        router = self._router
+        if router.on_disk is not None and router.on_disk.version == text.version:
+            return None
+        try:
+            await self._folder.write_table(text.text)
+        except FolderFault as fault:
+            return fault
+        router.on_disk = text
+        return None
 
     async def _without_store(self) -> float:
         """etcd has not been read yet. After a while the last good picture is better than none."""

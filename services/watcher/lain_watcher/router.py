@@ -35,7 +35,9 @@ class Router:
         self.verdict: Verdict | None = None
         """What was planned last; None until the first plan of this process, or the last good table was taken over."""
         self.text: TableText | None = None
-        """The table on disk."""
+        """The table that nginx should serve from."""
+        self.on_disk: TableText | None = None
+        """The table that nginx would start from: another one only while the disk cannot be written."""
         self.nginx: NginxState | None = None
         """What nginx said last; None: no nginx process exists (or ``looked`` is False)."""
         self.looked = False
@@ -64,7 +66,7 @@ class Router:
         return self._report
 
     def accept(self, verdict: Verdict, text: TableText) -> None:
-        """``text``, made of ``verdict``, is now on disk."""
+        """``text``, made of ``verdict``, is what nginx should serve from."""
         before = self.verdict
         self.verdict, self.text = verdict, text
         if before is not None and before.quarantined != verdict.quarantined:
@@ -114,7 +116,7 @@ class Router:
 
     @property
     def settled(self) -> bool:
-        """nginx is there and all its workers serve from the table on disk."""
+        """nginx is there and all its workers serve from the wanted table."""
         return self.nginx is not None and self.text is not None and self.nginx.version == self.text.version
 
     def _refresh_report(self) -> None:
@@ -132,12 +134,15 @@ class Router:
             self.on_report()
 
     def _describe(self) -> RouterState:
+        saved = self.on_disk.revision if self.on_disk else 0
         if self.nginx is None:  # it routes nothing, and will start from the table on disk
-            applied = self.text.revision if self.text else 0
-            return self._state(applied, boot_id="", busy=())
+            return self._state(saved, boot_id="", busy=())
         draining = self.table.draining if self.table else frozenset()
         busy = tuple(sorted(draining & self.nginx.inflight.keys()))
-        return self._state(self.nginx.revision or 0, boot_id=self.nginx.boot_id, busy=busy)
+        serving = self.nginx.revision or 0
+        if self.on_disk is not None and self.text is not None and self.on_disk.version != self.text.version:
+            serving = min(serving, saved)  # a restart of nginx would bring the older table back
+        return self._state(serving, boot_id=self.nginx.boot_id, busy=busy)
 
     def _state(self, applied_revision: int, *, boot_id: str, busy: tuple[str, ...]) -> RouterState:
         return RouterState(

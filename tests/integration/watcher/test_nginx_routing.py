@@ -113,6 +113,15 @@ async def test_the_app_sees_who_asked_and_how(front: Front, backends: Callable[.
     assert len(fresh.headers["X-Request-Id"]) == 32
 
 
+async def test_nobody_speaks_past_the_router_by_an_upgrade_to_http2(front: Front, backends: Callable[..., Any]) -> None:
+    (web,) = await backends("web")
+    await front.put(proc("hello", web))
+    headers = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAARAAAAAAAIAAAAA"}
+    seen = (await front.get("/", headers=headers)).json["headers"]
+    assert "upgrade" not in seen
+    assert "upgrade" not in seen.get("connection", "")
+
+
 async def test_an_outer_proxy_is_believed_only_where_it_is_trusted(
     make_front: Callable[..., Any], backends: Callable[..., Any]
 ) -> None:

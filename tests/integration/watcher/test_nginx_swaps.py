@@ -84,6 +84,25 @@ async def test_the_acknowledgement_means_that_no_worker_sends_there_any_more(
     assert set(answers) == {"one", "two"}, answers
 
 
+async def test_a_backend_that_dies_under_load_fails_no_read(front: Front, backends: Callable[..., Any]) -> None:
+    """R3: reads in flight are tried again, and it is out of rotation long before the table says so."""
+    one, two = await backends("one", "two")
+    await front.put(proc("hello", one, two))
+    load = Load(front, 8)
+    await load.more(100)
+    await one.stop()
+    began = time.monotonic()
+    await eventually(lambda: _ejected(front), 1, "out of rotation within a second")
+    await load.more(200)
+    answers = await load.end()
+    assert set(answers) == {"one", "two"}, answers
+    assert time.monotonic() - began < 10
+
+
+async def _ejected(front: Front) -> bool:
+    return bool((await front.state()).ejected)
+
+
 async def test_a_request_that_waits_for_its_body_does_not_go_to_a_draining_address(
     front: Front, backends: Callable[..., Any]
 ) -> None:

@@ -384,6 +384,25 @@ async def test_nginx_away_and_back(watch: Callable[..., Any], backends: Callable
     await eventually(back)
 
 
+async def test_a_full_disk_stops_no_change_but_its_acknowledgement(
+    watch: Callable[..., Any], backends: Callable[..., Any]
+) -> None:
+    watched: Watched = await watch(MemoryStore())
+    one, two = await backends("one", "two")
+    before = await watched.applied(await watched.put("hello", one))
+    obstacle = watched.front.box.shared / "table.jsonl.new"
+    obstacle.mkdir()  # the table cannot be written
+    revision = await watched.put("hello", two)
+
+    async def served() -> bool:
+        return bool((await watched.front.get("/")).json["backend"] == "two")
+
+    await eventually(served)
+    assert (await watched.published()).applied_revision == before.applied_revision
+    obstacle.rmdir()
+    await watched.applied(revision)
+
+
 async def test_a_silent_nginx_is_not_an_absent_one(watch: Callable[..., Any], backends: Callable[..., Any]) -> None:
     """A frozen nginx may still send requests somewhere: its last word stands, nothing newer counts as applied."""
     import os
