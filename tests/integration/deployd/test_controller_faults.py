@@ -1,0 +1,137 @@
+"""The controller when things go wrong: bad records, stores that go away or lie, leaders that sleep."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import pytest
+
+from lain_deployd.controller.execute import Executor
+from lain_deployd.controller.loops import Contact, Controller
+from lain_deployd.controller.mirrors import Mirrors
+from lain_deployd.controller.view import Limits
+from lain_deployd.metrics import ControllerMetrics
+from lain_shared import keys
+from lain_shared.etcd import EtcdStore
+from lain_shared.lease import Leadership, NotLeader
+from lain_shared.mirror import NotYetWhole
+from lain_shared.model.pod import Desired
+from lain_shared.model.status import ProcPhase, ProcStatus
+from lain_shared.records import Records
+from lain_shared.store import Delete
+from lain_shared.testing import ManualClock, MemoryStore, eventually
+from tests.fixtures.parts import running
+from tests.integration.deployd.fake_parts import FakeAgent
+from tests.integration.deployd.test_controller_rollout import replica, stage, wanted
+
+
+async def test_a_record_that_cannot_be_read_freezes_its_app_alone() -> None:
+    store = MemoryStore()
+    async with stage(store, replica(store, "one")) as on:
+        await eventually(on.stable(await on.want(wanted())))
+        before = (await store.list(keys.ASSIGN.prefix)).entries
+        await store.put(keys.DESIRED.key("hello", "worker"), b'{"v": 99, "from": "the future"}')
+        await on.want(wanted(release=2, instances=5))
+        other = replace(wanted(), app="other")
+        await Records(store, keys.DESIRED, Desired).put(other, "other", "web")
+
+        async def frozen() -> bool:
+            status = await Records(store, keys.STATUS, ProcStatus).get("other", "web")
+            assert status is not None and status.value.phase is ProcPhase.STABLE
+            assert keys.DESIRED.key("hello", "worker") in (await on.status()).message
+            return True
+
+        await eventually(frozen)
+        after = [entry for entry in (await store.list(keys.ASSIGN.prefix)).entries if "hello" in entry.key]
+        assert [entry.key for entry in after] == [entry.key for entry in before]
+        assert await store.get(keys.DESIRED.key("hello", "worker")) is not None, "reported, never deleted"
+        await store.delete(keys.DESIRED.key("hello", "worker"))
+        await eventually(lambda: len(on.agent.started) == 5 + 2, what="it goes on")
+
+
+async def test_nothing_is_decided_before_every_family_was_read() -> None:
+    store = MemoryStore()
+    mirrors = Mirrors(store, lambda: None)
+    async with running(*mirrors.parts[:-1]):
+        await eventually(lambda: all(mirror.ready for mirror in mirrors.parts[:-1]))
+        with pytest.raises(NotYetWhole):
+            mirrors.snapshots()
+        async with running(mirrors.parts[-1]):
+            await mirrors.wait_whole()
+            assert mirrors.snapshots().desired == {}
+
+
+async def test_a_leader_that_slept_writes_nothing(store: EtcdStore) -> None:
+    """Its lease ended while it was deciding; another leads; what it sends then is refused, whatever it believes."""
+    first = Leadership(store, "deployd", "first")
+    async with stage(store) as on:
+        mirrors = Mirrors(store, lambda: None)
+        async with running(first, *mirrors.parts):
+            await eventually(lambda: first.is_leader)
+            fence = first.fence()
+            controller = Controller(store, first, mirrors, ControllerMetrics(), Limits())
+            await on.want(wanted())
+            await mirrors.wait_whole()
+            await mirrors.catch_up()
+            decision = controller.decider.decide(mirrors.snapshots(), time.time())
+            assert decision.writes
+            await store.txn([], [Delete(first.key)])
+            async with running(second := Leadership(store, "deployd", "second")):
+                await eventually(lambda: second.is_leader or first.is_leader)
+                with pytest.raises(NotLeader):
+                    await Executor(store, first, ControllerMetrics()).execute(decision.writes, fence)
+        assert not (await store.list(keys.ASSIGN.prefix)).entries
+
+
+@pytest.mark.parametrize("applied", [True, False])
+async def test_a_write_whose_fate_is_unknown_is_looked_at_again(applied: bool) -> None:
+    store = MemoryStore()
+    async with stage(store, replica(store, "one")) as on:
+        await eventually(on.stable(await on.want(wanted())))
+        revision = await on.want(wanted(instances=3))
+        store.uncertain_next(applied=applied)
+        await eventually(on.stable(revision))
+        await eventually(on.stable(await on.want(wanted(instances=4))))
+        assert len(on.agent.started) == 4, "no pod was created twice"
+
+
+async def test_the_store_goes_away_and_nothing_moves_for_it() -> None:
+    store = MemoryStore()
+    async with stage(store, replica(store, "one")) as on:
+        await eventually(on.stable(await on.want(wanted())))
+        before = list(on.agent.started)
+        with store.outage():
+            began = time.monotonic()
+            await eventually(lambda: time.monotonic() - began > 2.5, what="the leader's lease ran out")
+        await eventually(on.stable(await on.want(wanted(instances=3))))
+        assert on.agent.started[: len(before)] == before and len(on.agent.started) == 3
+        assert not on.agent.stopped
+
+
+async def test_a_node_that_vanishes_gets_its_pods_replaced(store: EtcdStore) -> None:
+    async with stage(store, replica(store, "one")) as on:
+        await eventually(on.stable(await on.want(wanted())))
+        second = FakeAgent(store, "n2")
+        await second.join()
+        async with running(second):
+            await on.agent.vanish()
+            await eventually(lambda: len(second.started) == 2, what="both instances are started on the other node")
+
+            async def replaced() -> bool:
+                endpoints = await on.endpoints()
+                return len(endpoints.ready) == 2 and not endpoints.suspect
+
+            await eventually(replaced)
+
+
+def test_an_outage_longer_than_a_lease_gives_a_lease_of_grace() -> None:
+    clock = ManualClock()
+    contact = Contact(5.0, clock)
+    contact.made()
+    clock.advance(4.0)
+    contact.made()
+    assert contact.grace_until == 0.0
+    clock.advance(6.0)
+    contact.made()
+    assert contact.grace_until == clock() + 5.0
