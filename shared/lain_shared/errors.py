@@ -106,7 +106,7 @@ class Compacted(LainError):
     code = "compacted"
 
 
-class LeaseLost(LainError):
+class LeaseLost(Unavailable):
     """A lease expired or could not be renewed in time: what it stood for is no longer ours."""
 
     code = "lease_lost"

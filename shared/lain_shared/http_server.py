@@ -68,6 +68,8 @@ class Endpoint:
     status: int = 200
     tags: tuple[str, ...] = ()
     errors: tuple[int, ...] = ()
+    daemons: tuple[str, ...] = ()
+    """With ``Access.DAEMON``: whose certificates pass; empty: every daemon's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -340,7 +342,8 @@ def _authorize(verifier: Verifier) -> Any:
             caller = identify(request, verifier)
             request[PRINCIPAL] = caller
             app = request.match_info.get("app")
-            if not caller.may(endpoint.access, app):
+            named = caller.kind != "daemon" or not endpoint.daemons or caller.name in endpoint.daemons
+            if not named or not caller.may(endpoint.access, app):
                 raise Denied(
                     f"{caller.name} may not {request.method} {request.path}",
                     why=f"it takes {endpoint.access.value} rights" + (f" on {app}" if app else ""),

@@ -1,4 +1,4 @@
-"""The map of ``keys.py`` for people: who writes and who reads each family, as Markdown. ``python -m lain_shared.keymap docs/architecture.md``.
+"""The map of ``keys.py`` as Markdown: who writes and who reads each family. ``python -m lain_shared.keymap docs/architecture.md``.
 
 The pages under ``docs/`` hold the generated part between two marker lines; a test fails when it is not current.
 """

@@ -16,7 +16,7 @@ class BadCertificates(Unavailable):
 
 def server_context(directory: Path) -> ssl.SSLContext:
     """For a daemon's API. ``directory`` holds ``ca.pem cert.pem key.pem``. Clients may come without a certificate (with a token)."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     _load(context, directory, directory / CA)
     context.verify_mode = ssl.CERT_OPTIONAL
@@ -28,7 +28,9 @@ def client_context(directory: Path | None = None, *, ca: Path | None = None) -> 
 
     With neither, the system's authorities are trusted.
     """
-    context = ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
+    ours = directory is not None or ca is not None
+    # with an authority of our own no other is trusted: create_default_context would add the system's
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if ours else ssl.create_default_context(ssl.Purpose.SERVER_AUTH)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if directory is not None:
         _load(context, directory, ca or directory / CA)

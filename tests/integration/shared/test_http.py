@@ -114,6 +114,10 @@ def example_api() -> Api:
     async def daemons(request: web.Request) -> web.Response:
         return reply({"who": principal(request).name})
 
+    @api.get("/one-daemon/", access=Access.DAEMON, daemons=("watcher",), summary="For one daemon")
+    async def one_daemon(request: web.Request) -> web.Response:
+        return reply({"who": principal(request).name})
+
     @api.get("/fails/{kind}/", access=Access.AUTHENTICATED, summary="Fail")
     async def fail(request: web.Request) -> web.Response:
         kinds: dict[str, Exception] = {
@@ -169,7 +173,7 @@ async def test_who_passes(served: Served) -> None:
             with pytest.raises(Denied):
                 await client.put(read, json={"name": "x"})
         assert await daemon.get("/daemons/") == {"who": "console"}
-        for client, path in ((daemon, read), (viewer, "/daemons/")):
+        for client, path in ((daemon, read), (viewer, "/daemons/"), (daemon, "/one-daemon/"), (viewer, "/one-daemon/")):
             with pytest.raises(Denied):
                 await client.get(path)
         with pytest.raises(Unauthenticated):
@@ -184,6 +188,13 @@ async def test_a_foreign_certificate_gets_no_connection(served: Served) -> None:
     async with HttpClient(served.url, tls=context) as client:
         with pytest.raises(Unreachable):
             await client.get("/daemons/")
+
+
+def test_with_an_authority_of_our_own_no_other_is_trusted(tmp_path: Path) -> None:
+    folder = Authority(tmp_path, "ours").issue("console")
+    for context in (client_context(folder), client_context(ca=folder / "ca.pem"), server_context(folder)):
+        assert len(context.get_ca_certs()) == 1
+    assert client_context().verify_mode is ssl.CERT_REQUIRED
 
 
 async def test_a_server_of_another_authority_is_not_believed(served: Served) -> None:

@@ -17,7 +17,16 @@ from lain_deployd.agent.images import Images, words
 from lain_deployd.agent.pods import Health, Memory, Order
 from lain_deployd.agent.probes import Answer, Verdict
 from lain_deployd.agent.spec import Place, container_of, mounts_of
-from lain_deployd.agent.volumes import VolumeMissing, is_numeric, on_disk, owner_of, path_of, require
+from lain_deployd.agent.volumes import (
+    VolumeMissing,
+    VolumeUnusable,
+    is_numeric,
+    make,
+    on_disk,
+    owner_of,
+    path_of,
+    require,
+)
 from lain_deployd.testing import FakeEngine
 from lain_shared.model.pod import Assignment, Evidence, PodTemplate, Probe, ProbeKind, ProcType, Volume
 
@@ -39,7 +48,7 @@ def test_a_container_is_named_labelled_and_told_who_it_is() -> None:
     assert spec.labels["lain.pod"] == "hello.web-2.g77" and spec.labels["lain.node"] == "n1"
     assert spec.env["A"] == "b" and spec.env["LAIN_INSTANCE_NO"] == "2" and spec.env["LAIN_NODE"] == "n1"
     assert spec.limits == Limits(32 * MIB, 200.0)
-    assert [(mount.source, mount.target) for mount in spec.mounts] == [("/vol/hello/web/2/lain/logs", "/lain/logs")]
+    assert [(mount.source, mount.target) for mount in spec.mounts] == [("/vol/hello/web/2/lain%2Flogs", "/lain/logs")]
 
 
 def test_an_apps_labels_cannot_forge_ours() -> None:
@@ -50,8 +59,8 @@ def test_an_apps_labels_cannot_forge_ours() -> None:
 def test_volumes_keep_their_place_over_generations() -> None:
     given = assignment(volumes=(Volume("/data/db"), Volume("/lain/logs")))
     assert [mount.source for mount in mounts_of(given, PurePosixPath("/vol"))] == [
-        "/vol/hello/web/2/data/db",
-        "/vol/hello/web/2/lain/logs",
+        "/vol/hello/web/2/data%2Fdb",
+        "/vol/hello/web/2/lain%2Flogs",
     ]
 
 
@@ -131,10 +140,33 @@ def test_which_users_need_the_images_own_accounts(user: str, known: bool) -> Non
 
 
 def test_logs_alone_are_no_data(tmp_path: Path) -> None:
-    (tmp_path / "a.b/web/1/lain/logs").mkdir(parents=True)
+    (tmp_path / "a.b/web/1/lain%2Flogs").mkdir(parents=True)
     (tmp_path / "a.b/web/2/data").mkdir(parents=True)
     assert on_disk(tmp_path) == {"a.b.web-2"}
     assert path_of("a.b.web-2", tmp_path) == tmp_path / "a.b/web/2"
+
+
+def test_what_an_app_wrote_in_one_volume_leads_nowhere(tmp_path: Path) -> None:
+    """Release 1 links out of its volume; release 2 declares a volume at that link: it gets a directory of its own."""
+    root = PurePosixPath(tmp_path)
+    first = mounts_of(assignment(volumes=(Volume("/data"),)), root)
+    make(first, (0, 0))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (Path(first[0].source) / "out").symlink_to(outside)
+    second = mounts_of(assignment(volumes=(Volume("/data"), Volume("/data/out"))), root)
+    make(second, (0, 0))
+    for mount in second:
+        assert Path(mount.source).resolve() == Path(mount.source), mount
+        assert Path(mount.source).parent == tmp_path / "hello/web/2"
+
+
+def test_a_link_in_the_place_of_a_volume_is_refused(tmp_path: Path) -> None:
+    mounts = mounts_of(assignment(volumes=(Volume("/data"),)), PurePosixPath(tmp_path))
+    Path(mounts[0].source).parent.mkdir(parents=True)
+    Path(mounts[0].source).symlink_to(tmp_path)
+    with pytest.raises(VolumeUnusable, match="not a directory"):
+        make(mounts, (1, 1))
 
 
 def test_data_that_is_known_and_gone_is_missed(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from lain_deployd.agent import streams, volumes
 from lain_deployd.agent.engine import Engine
 from lain_deployd.agent.keeper import Keeper
 from lain_deployd.agent.loops import NodeReport
+from lain_shared import keys
 from lain_shared.errors import Invalid, LainError, NotFound
 from lain_shared.http_server import Api, principal, query, reply
 from lain_shared.loop import Loop
@@ -25,6 +26,8 @@ KEEPER: web.AppKey[Keeper] = web.AppKey("keeper", Keeper)
 ENGINE: web.AppKey[Engine] = web.AppKey("engine", Engine)
 NODE: web.AppKey[NodeReport] = web.AppKey("node", NodeReport)
 NODE_LOOP: web.AppKey[Loop] = web.AppKey("node_loop", Loop)
+RELAYS = (keys.CONSOLE,)
+"""Who may read output and run commands for people: it has asked them who they are. No other daemon's certificate passes."""
 MAX_FRAME_BYTES = 1024 * 1024
 
 api = Api("agent", "0.1.0", "The pods of one node: what runs, its output, commands inside.")
@@ -54,7 +57,13 @@ async def pods(request: web.Request) -> web.Response:
     return reply([report[pod] for pod in sorted(report)])
 
 
-@api.get("/api/v1/pods/{pod}/logs/", access=Access.DAEMON, summary="Output of a pod, as it came", query=LogsSchema)
+@api.get(
+    "/api/v1/pods/{pod}/logs/",
+    access=Access.DAEMON,
+    daemons=RELAYS,
+    summary="Output of a pod, as it came",
+    query=LogsSchema,
+)
 async def logs(request: web.Request) -> web.StreamResponse:
     wanted = query(request, LogsSchema)
     response = web.StreamResponse(headers={"Cache-Control": "no-store"})
@@ -82,7 +91,7 @@ async def logs(request: web.Request) -> web.StreamResponse:
     return response
 
 
-@api.get("/api/v1/pods/{pod}/exec/", access=Access.DAEMON, summary="A command inside a pod (WebSocket)")
+@api.get("/api/v1/pods/{pod}/exec/", access=Access.DAEMON, daemons=RELAYS, summary="A command inside a pod (WebSocket)")
 async def exec_(request: web.Request) -> web.StreamResponse:
     """``?cmd=ls&cmd=-l&tty=true``. Binary to us is its input; binary from us is one byte (1 stdout, 2 stderr) and data.
 

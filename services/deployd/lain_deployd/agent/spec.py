@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import PurePosixPath
+from urllib.parse import quote
 
 from lain_deployd.agent.engine import ContainerSpec, Mount
 from lain_deployd.agent.limits import limits_of
@@ -46,11 +47,19 @@ def instance_directory(assignment: Assignment, root: PurePosixPath) -> PurePosix
     return root / assignment.app / assignment.proc / str(assignment.instance)
 
 
+def directory_name(path: str) -> str:
+    """The one directory that holds the volume at ``path``: ``/var/data`` → ``var%2Fdata``.
+
+    One level, never two: what an app wrote into one volume must not be a step on the way to another (a link there could lead anywhere).
+    """
+    return quote(path.strip("/"), safe="")
+
+
 def mounts_of(assignment: Assignment, root: PurePosixPath) -> tuple[Mount, ...]:
     """Declared volumes and ``/lain/logs``, outermost first."""
     here = instance_directory(assignment, root)
     paths = {str(PurePosixPath(volume.path)) for volume in assignment.template.volumes} | {LOGS}
-    return tuple(Mount(str(here / path.lstrip("/")), path) for path in sorted(paths))
+    return tuple(Mount(str(here / directory_name(path)), path) for path in sorted(paths))
 
 
 def container_of(assignment: Assignment, address: str, place: Place) -> ContainerSpec:

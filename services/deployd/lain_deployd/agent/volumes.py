@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lain_deployd.agent.engine import Mount
+from lain_deployd.agent.spec import LOGS, directory_name
 from lain_shared.errors import LainError
 from lain_shared.model.pod import Assignment
+
+NO_DATA = directory_name(LOGS)
+"""Every instance has this directory; alone it is no data."""
 
 
 class VolumeMissing(LainError):
@@ -32,7 +37,7 @@ def on_disk(root: Path) -> frozenset[str]:
     """Every instance that has data on the disk (``/lain/logs`` alone is none)."""
     found: set[str] = set()
     for instance in root.glob("*/*/*"):
-        if instance.is_dir() and instance.name.isdigit() and any(child.name != "lain" for child in instance.iterdir()):
+        if instance.is_dir() and instance.name.isdigit() and any(child.name != NO_DATA for child in instance.iterdir()):
             found.add(f"{instance.parent.parent.name}.{instance.parent.name}-{instance.name}")
     return frozenset(found)
 
@@ -43,7 +48,7 @@ def require(assignment: Assignment, root: Path, known: Iterable[str]) -> None:
     if not assignment.template.volumes or name not in set(known):
         return
     here = root / assignment.app / assignment.proc / str(assignment.instance)
-    if not here.is_dir() or not any(child.name != "lain" for child in here.iterdir()):
+    if not here.is_dir() or not any(child.name != NO_DATA for child in here.iterdir()):
         raise VolumeMissing(
             f"the data of {name} was on this node and is gone from {here}",
             next=f"restore {here}, or confirm the loss: POST /api/v1/volumes/{name}/confirm-loss/ on this node's agent",
@@ -56,7 +61,11 @@ def make(mounts: Sequence[Mount], owner: tuple[int, int]) -> None:
         path = Path(mount.source)
         try:
             path.mkdir(parents=True, exist_ok=True)
-            state = path.stat()
+            state = path.lstat()
+            if not stat.S_ISDIR(state.st_mode):
+                raise VolumeUnusable(
+                    f"{path} is not a directory", why="a link or a file stands where a volume should be"
+                )
             if (state.st_uid, state.st_gid) == (0, 0) and owner != (0, 0):
                 os.chown(path, *owner)
         except OSError as error:
