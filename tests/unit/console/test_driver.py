@@ -159,6 +159,17 @@ async def test_what_was_broken_before_is_not_the_operations_doing(bench: Bench) 
     assert (await bench.app()).overrides == {"old": {"memory_bytes": 64 << 20}}
 
 
+async def test_going_back_to_what_was_broken_before_ends_at_once(bench: Bench) -> None:
+    console = await bench.console()
+    await deployed(bench, console)
+    bench.controller.fates = {"web": Fate.CRASHES}
+    await bench.controller.one_pass()
+    await console.deploy(second())
+    record = await bench.run(console)
+    assert record is not None and record.outcome is Outcome.FAILED and record.failure is not None
+    assert "does not serve either" in record.failure.message
+
+
 async def test_a_controller_that_says_nothing_is_named(bench: Bench) -> None:
     console = await bench.console()
     await deployed(bench, console)

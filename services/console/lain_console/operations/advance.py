@@ -364,7 +364,8 @@ def _failure_of(view: View, desired: Desired, status: ProcStatus | None) -> Fail
 
 
 def _crashed(view: View, status: ProcStatus) -> InstanceStatus | None:
-    """The wanted pod that exited most often and was never ready; not one that did so before the operation began."""
+    """The wanted pod that exited most often and was never ready; on the way there not one that did so before the operation began."""
+    excused = () if view.operation.phase is OperationPhase.ROLLING_BACK else view.operation.broken
     crashed = [
         each
         for each in status.instances
@@ -372,7 +373,7 @@ def _crashed(view: View, status: ProcStatus) -> InstanceStatus | None:
         and not each.ready
         and each.ready_at is None
         and each.restarts >= CRASHES_TO_FAIL
-        and pod_name(status.proc, each) not in view.operation.broken
+        and pod_name(status.proc, each) not in excused
     ]
     return max(crashed, key=lambda each: each.restarts, default=None)
 
