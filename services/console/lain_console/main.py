@@ -29,6 +29,7 @@ from lain_shared.daemon import Daemon, Health
 from lain_shared.daemon import main as run_main
 from lain_shared.etcd import EtcdStore
 from lain_shared.lease import LeaseKeeper
+from lain_shared.log import configure
 from lain_shared.loop import Loop, LoopMetrics, Part
 from lain_shared.settings import InvalidSettings, read_settings
 from lain_shared.store import Store
@@ -118,7 +119,9 @@ def main() -> NoReturn:
 
     @asynccontextmanager
     async def build_from_environment(health: Health) -> AsyncIterator[Daemon]:
-        async with console(read_settings(Settings, PREFIX), health) as daemon:
+        settings = read_settings(Settings, PREFIX)
+        configure("console", settings.log_level)
+        async with console(settings, health) as daemon:
             yield daemon
 
     run_main("console", build_from_environment)
