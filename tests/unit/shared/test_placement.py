@@ -6,7 +6,7 @@ import time
 
 import hypothesis.strategies as st
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from lain_shared.model.node import Node, NodeState
 from lain_shared.model.pod import Assignment, PodTemplate, ProcType
@@ -86,6 +86,7 @@ def test_what_is_no_filter(text: str) -> None:
         parse_filter(text)
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.text(alphabet="ab.*+?()[]{}|^$\\/0123456789", max_size=30), st.text(alphabet="ab", max_size=128))
 def test_no_regular_expression_takes_long(pattern: str, value: str) -> None:
     try:
@@ -227,6 +228,7 @@ def test_rooms_count_what_is_assigned() -> None:
     assert not made["n1"].away and made["n1"].label("disk") == "ssd"
 
 
+@settings(deadline=None, max_examples=60)
 @given(
     st.lists(st.tuples(st.integers(32, 400), st.integers(0, 8)), max_size=30),
     st.lists(st.integers(100, 2000), min_size=1, max_size=5),
@@ -242,6 +244,7 @@ def test_nothing_is_ever_overbooked(pods: list[tuple[int, int]], nodes: list[int
         assert each.free_memory_bytes >= 0 and each.free_cpu >= 0
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(st.sampled_from(("a", "b")), max_size=20))
 def test_taking_and_giving_back_leaves_nothing(order: list[str]) -> None:
     one, template = room("n1"), PodTemplate("x", cpu=1, labels={"k": "v"})

@@ -119,5 +119,5 @@ class Admin:
             if switch is not None and switch.value.on:
                 raise Denied(
                     f"the cluster is in {name} mode", why=switch.value.why or f"{switch.value.by} switched it on",
-                    next=f"lainctl switch {name} off", code=name,
+                    next=f"lainctl switch set {name} off", code=name,
                 )  # fmt: skip

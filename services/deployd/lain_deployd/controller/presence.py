@@ -62,6 +62,6 @@ def breaker(memory: NodeMemory, nodes: Collection[str], switch: Switch | None, l
         if together >= limit:
             return (
                 f"{together} of {len(nodes)} nodes vanished within {limits.breaker_window_seconds:.0f} s and are away: "
-                "nothing is moved (lainctl switch breaker off to move all the same)"
+                "nothing is moved (lainctl switch set breaker off to move all the same)"
             )
     return ""
