@@ -158,12 +158,21 @@ def render(settings: Settings, *, user: str, files: int, modules: str) -> str:
             "ERROR_LEVEL": settings.error_level,
             "REAL_IP": "".join(f"  set_real_ip_from {block};\n" for block in _list(settings.trusted)),
             "TRUSTED": "".join(f"    {block} 1;\n" for block in _list(settings.trusted)),
-            "ACCESS_LOG": "off"
-            if settings.access_log == "off"
-            else f"{settings.access_log} lain_{settings.log_format}",
+            "ACCESS_LOG": _access_log(settings),
             "HSTS": f"max-age={settings.hsts_seconds}" if settings.hsts_seconds > 0 else "",
             "SERVERS": servers,
         },
+    )
+
+
+def _access_log(settings: Settings) -> str:
+    if settings.access_log == "off":
+        return "  access_log off;"
+    if settings.log_format == "legacy":
+        return f"  access_log {settings.access_log} lain_legacy;"
+    return (
+        f"  access_log {settings.access_log} lain_json if=$lain_log_clean;\n"
+        f"  access_log {settings.access_log} lain_json_odd if=$lain_log_odd;"
     )
 
 

@@ -30,6 +30,8 @@ PACE_SECONDS = 0.02
 LOOK_SECONDS, HURRY_SECONDS = 1.0, 0.1
 """How often nginx is looked at; and while something drains, is being taken over, or nginx is absent."""
 CERTIFICATE_SECONDS = 1.0
+BEHIND_SECONDS = 3.0
+"""A swap takes milliseconds; workers that lag longer are a reason not to send traffic here."""
 
 
 class Tables:
@@ -242,8 +244,8 @@ def reasons(
         found["nginx"] = router.silence
     elif router.looked and router.nginx is None:
         found["nginx"] = "no nginx process exists"
-    elif router.nginx is not None and router.text is not None and router.nginx.version != router.text.version:
-        found["nginx"] = "its workers have not all taken over the table"
+    elif router.behind_since is not None and (behind := now() - router.behind_since) > BEHIND_SECONDS:
+        found["nginx"] = f"its workers have not all taken over the table for {behind:.0f} s"
     if endpoints.ready and (silence := now() - endpoints.last_heard) > stale_seconds:
         found["etcd"] = f"nothing heard for {silence:.0f} s; serving the last picture"
     if router.verdict is not None and router.verdict.guard is not None:

@@ -49,6 +49,8 @@ class Router:
         self.certificates = Certificates()
         self.accept_loss = False
         """An operator said that the hosts held by the guard are meant to be gone."""
+        self.behind_since: float | None = None
+        """Monotonic time since which nginx's workers serve from another table than the wanted one; None: they do not."""
         self.known = asyncio.Event()
         """Set once there is something to publish."""
         self._report: RouterState | None = None
@@ -120,6 +122,8 @@ class Router:
         return self.nginx is not None and self.text is not None and self.nginx.version == self.text.version
 
     def _refresh_report(self) -> None:
+        behind = self.nginx is not None and not self.settled
+        self.behind_since = (self.behind_since or time.monotonic()) if behind else None
         if not self.looked:
             return
         report = self._describe()

@@ -187,6 +187,19 @@ async def test_the_json_log_is_exact_whatever_the_client_sends(front: Front, bac
     assert (logged[3]["status"], logged[3]["app"], logged[3]["host"]) == (404, "", "nobody.example")
 
 
+async def test_no_bytes_make_a_line_of_the_log_invalid(front: Front) -> None:
+    for agent in ("Grüße €".encode(), b"\xff\xfe", b"\xc0\xaf", b"\xed\xa0\x80", b"a\x7fb", b"plain"):
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.box.http_port)
+        writer.write(b"GET /\xe4 HTTP/1.0\r\nHost: nobody.example\r\nUser-Agent: " + agent + b"\r\n\r\n")
+        await reader.read()
+        writer.close()
+    logged = [json.loads(line) for line in front.box.lines(6)]
+    odd = "(not UTF-8)"
+    assert [line["user_agent"] for line in logged] == ["Grüße €", odd, odd, odd, "a\x7fb", "plain"]
+    assert {line["uri"] for line in logged} == {odd}
+    assert {line["status"] for line in logged} == {404}
+
+
 async def test_the_legacy_log_cannot_be_forged(make_front: Callable[..., Any], backends: Callable[..., Any]) -> None:
     """R23, second half: split at every ``@``, each field is where the original's collector looks for it."""
     (one,) = await backends("one")
