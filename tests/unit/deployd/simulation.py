@@ -124,7 +124,7 @@ class World:
                 yield family.parse(key), value, revision
 
     def snapshots(self) -> Snapshots:
-        families: dict[str, dict[str, Stored[Any]]] = {name: {} for name in FAMILIES}
+        families: dict[str, Any] = {name: {} for name in FAMILIES}
         names = {family.prefix: name for name, family in FAMILIES.items()}
         for key, (value, created, modified) in self.entries.items():
             name = names[keys.family_of(key).prefix]
@@ -139,9 +139,9 @@ class World:
     def unwant(self, app: str, proc: str) -> None:
         self.delete(keys.DESIRED.key(app, proc))
 
-    def wanted(self, app: str, proc: str) -> Desired | None:
-        found: Desired | None = self.get(keys.DESIRED, app, proc)
-        return found
+    def wanted(self, app: str, proc: str) -> Any:
+        """The ``Desired`` as it stands, or None."""
+        return self.get(keys.DESIRED, app, proc)
 
     def add_node(self, name: str, memory_bytes: int = 1024 * MIB, **labels: str) -> None:
         self.put(keys.NODES.key(name), Node(name, "10.0.0.1", labels))
@@ -184,7 +184,7 @@ class World:
             elif seen is not None:
                 self.delete(key)
             return
-        limits = {"cpu": order.template.cpu, "memory_bytes": order.template.memory_bytes}
+        limits: dict[str, Any] = {"cpu": order.template.cpu, "memory_bytes": order.template.memory_bytes}
         if seen is None:
             self.put(key, Observed(order.app, order.proc, order.instance, order.generation, PodState.PENDING, revision))
             return

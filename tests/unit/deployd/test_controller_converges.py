@@ -34,8 +34,9 @@ def wanted(draw: st.DrawFn) -> Desired:
     kind = {"worker": ProcType.WORKER, "migrate": ProcType.ONESHOT}.get(proc, ProcType.WEB)
     memory = draw(st.sampled_from((32, 48))) * MIB
     port = draw(st.sampled_from((8000, 9000))) if kind is ProcType.WEB else None
-    volumes = draw(st.sampled_from(((), (), (Volume("/data"),))))
+    volumes: tuple[Volume, ...] = draw(st.sampled_from(((), (), (Volume("/data"),))))
     instances = draw(st.integers(0, 4))
+    recreate = draw(st.booleans())
     return desired(
         proc=proc,
         type=kind,
@@ -44,7 +45,7 @@ def wanted(draw: st.DrawFn) -> Desired:
         instances=min(instances, 1) if kind is ProcType.ONESHOT else instances,
         stopped=draw(st.sampled_from(((), (), (1,), (2,)))),
         restarts=draw(st.sampled_from(({}, {1: 1}, {2: 1}))),
-        strategy=Strategy.RECREATE if volumes or draw(st.booleans()) else Strategy.START_FIRST,
+        strategy=Strategy.RECREATE if volumes or recreate else Strategy.START_FIRST,
         max_surge=draw(st.integers(1, 2)),
         routes=draw(st.sampled_from(((), ROUTES[:1], ROUTES[1:], ROUTES))) if kind is ProcType.WEB else (),
         min_ready_seconds=draw(st.sampled_from((0.0, 0.0, 3.0))),
@@ -68,12 +69,12 @@ def perform(world: World, name: str, *arguments: Any) -> None:
                 world.tampered = family
                 world.delete(family.key(*found[which % len(found)]))
         case "crash", (which,):
-            if found := [pod for (_, pod), _, _ in world.all(keys.OBSERVED)]:
-                world.crashing.add(found[which % len(found)])
+            if pods := [pod for (_, pod), _, _ in world.all(keys.OBSERVED)]:
+                world.crashing.add(pods[which % len(pods)])
         case "busy", (which,):
             every = {e.address for _, ep, _ in world.all(keys.ENDPOINTS) for e in (*ep.ready, *ep.draining)}
-            if found := sorted(every):
-                world.routers["r1"].busy.add(found[which % len(found)])
+            if addresses := sorted(every):
+                world.routers["r1"].busy.add(addresses[which % len(addresses)])
         case "advance", (seconds,):
             world.now += seconds
         case "stick", (router,):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from lain_shared.model.status import ProcPhase
 from tests.unit.deployd.simulation import World, desired, template
 
 
-def spread(nodes: int = 3, **more: object) -> World:
+def spread(nodes: int = 3, **more: Any) -> World:
     """A world with one instance on each of the first two nodes it was given to."""
     world = World(nodes)
     world.want(desired(**more))
@@ -94,7 +95,7 @@ def test_a_replacement_without_a_node_leaves_the_old_one_as_it_is() -> None:
     [{"stateful": True}, {"template": template(volumes=(Volume("/data"),))}],
     ids=["stateful", "with a volume"],
 )
-def test_what_has_state_is_never_moved(more: dict[str, object]) -> None:
+def test_what_has_state_is_never_moved(more: dict[str, Any]) -> None:
     world = spread(strategy=Strategy.RECREATE, **more)
     lost = home(world)
     world.kill_node(lost)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from lain_shared.model.status import ProcPhase
 from tests.unit.deployd.simulation import MIB, Broken, World, desired, template
 
 
-def deployed(nodes: int = 1, routers: int = 1, **more: object) -> World:
+def deployed(nodes: int = 1, routers: int = 1, **more: Any) -> World:
     world = World(nodes, routers=routers)
     world.want(desired(**more))
     world.settle()
@@ -395,7 +396,7 @@ ROUTE = (Route("hello.lain.localhost"),)
 @pytest.mark.parametrize(
     "more", [{"kept_routes": ROUTE}, {"routes": ROUTE}, {}], ids=["kept", "claimed by both", "dropped"]
 )
-def test_a_route_that_moves_changes_owner_in_one_moment(more: dict[str, object]) -> None:
+def test_a_route_that_moves_changes_owner_in_one_moment(more: dict[str, Any]) -> None:
     (route,) = ROUTE
     world = deployed(routes=(route,))
     world.put(keys.ROUTES.key(route.host, "/"), RouteClaim(route.host, "/", "hello", "new"))
@@ -424,7 +425,7 @@ def test_a_route_the_release_lacks_is_served_until_the_operation_ends() -> None:
 # --- oneshots ---------------------------------------------------------------------------------------------------------
 
 
-def oneshot(release: int = 1, image: str = "good", **more: object) -> World:
+def oneshot(release: int = 1, image: str = "good", **more: Any) -> World:
     world = World()
     world.want(desired(proc="migrate", type=ProcType.ONESHOT, release=release, instances=1, routes=(),
                        template=template(image, port=None), **more))  # fmt: skip
