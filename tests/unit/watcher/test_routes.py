@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lain_shared import keys
@@ -256,6 +256,7 @@ pictures = st.lists(records, max_size=6, unique_by=lambda each: (each.app, each.
 )
 
 
+@settings(deadline=None, max_examples=60)
 @given(st.lists(pictures, min_size=1, max_size=5))
 def test_whatever_comes_one_route_has_one_owner_and_only_good_data_gets_through(sequence: list[Picture]) -> None:
     verdict = Verdict(Table(0))
@@ -274,6 +275,7 @@ def test_whatever_comes_one_route_has_one_owner_and_only_good_data_gets_through(
                 assert got == tuple(f"{endpoint.address}:8000" for endpoint in wanted.ready), "addresses never freeze"
 
 
+@settings(deadline=None, max_examples=60)
 @given(pictures)
 def test_a_good_picture_gives_the_same_table_whatever_was_before(each: Picture) -> None:
     fresh = plan(each, None, now=0.0)
