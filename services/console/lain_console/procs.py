@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+from lain_console.operations.advance import restored
 from lain_console.operations.candidate import PlanRefused
 from lain_console.operations.overrides import override_values, with_overrides
 from lain_console.operations.plan import judge_limits, judge_room, make_plan
@@ -133,12 +134,14 @@ class Procs:
             taking_over = scene.operation is not None
             if view.verdict is Verdict.NOTHING and not taking_over:
                 return None
+            put, delete = restored(after, scene.wanted) if taking_over else (tuple(changed.values()), ())
             return Intent(
                 kind,
                 OperationPhase.ROLLOUT,
                 footing.release.number,
                 text,
-                desired=tuple(after.values()) if taking_over else tuple(changed.values()),
+                desired=put,
+                delete=delete,
                 procs=() if taking_over else tuple(changed),
                 deadline_seconds=max((each.deploy_deadline_seconds for each in changed.values()), default=300.0),
             )

@@ -218,22 +218,28 @@ def _removing(view: View) -> Decision:
     return Move(operation, delete=tuple(sorted(view.scene.desired)))
 
 
+def restored(
+    wanted: Mapping[str, Desired], current: Mapping[str, Desired]
+) -> tuple[tuple[Desired, ...], tuple[str, ...]]:
+    """What to put and which procs to delete so that ``current`` is ``wanted`` again. A oneshot never comes back: it would run again."""
+    delete = tuple(
+        proc
+        for proc, stands in sorted(current.items())
+        if (old := wanted.get(proc)) is None or (old.type is ProcType.ONESHOT and stands != old)
+    )
+    put = tuple(
+        old for proc, old in sorted(wanted.items()) if old.type is not ProcType.ONESHOT and current.get(proc) != old
+    )
+    return put, delete
+
+
 def _go_back(view: View, failure: Failure) -> Move:
-    """One transaction: the parent's templates again, and away with what only the failed release had. No oneshot runs."""
-    before = view.operation.before
-    put, delete = [], []
-    for proc, stored in sorted(view.scene.desired.items()):
-        old = before.get(proc)
-        if old is None or (old.type is ProcType.ONESHOT and stored.value != old):
-            delete.append(proc)
-    for proc, old in sorted(before.items()):
-        current = view.scene.desired.get(proc)
-        if old.type is not ProcType.ONESHOT and (current is None or current.value != old):
-            put.append(old)
+    """One transaction: the parent's templates again, and away with what only the failed release had."""
+    put, delete = restored(view.operation.before, view.scene.wanted)
     parent = view.operation.parent
     back = f"going back to release {parent}" if parent is not None else "removing what was started"
     operation = _enter(view, OperationPhase.ROLLING_BACK, f"{failure.message}; {back}")
-    return Move(replace(operation, failure=failure), put=tuple(put), delete=tuple(delete))
+    return Move(replace(operation, failure=failure), put=put, delete=delete)
 
 
 def _rolling_back(view: View) -> Decision:

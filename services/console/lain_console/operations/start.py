@@ -85,6 +85,8 @@ class Intent:
     """Its first step, for people."""
     new_release: Release | None = None
     desired: tuple[Desired, ...] = ()
+    delete: tuple[str, ...] = ()
+    """Procs whose ``desired`` goes at once."""
     procs: tuple[str, ...] = ()
     deadline_seconds: float = 300.0
     before: Mapping[str, Desired] | None = None
@@ -195,6 +197,7 @@ class Starter:
             expectations.append(ModRevision(keys.RELEASES.key(app.name, number), ABSENT))
             writes.append(state.releases.put_op(intent.new_release, app.name, number))
         writes.extend(state.desired.put_op(each, app.name, each.proc) for each in intent.desired)
+        writes.extend(state.desired.delete_op(app.name, proc) for proc in intent.delete)
         await self._commit(operation, expectations, writes)
         log.info(
             "operation_started", app=app.name, operation=operation.id, kind=operation.kind.value, who=who,
