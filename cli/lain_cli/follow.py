@@ -178,31 +178,31 @@ def draw_plan(screen: Screen, plan: PlanView) -> None:
     """What an operation would do, and whether it may."""
     old = f"release {plan.parent} ({short_version(plan.parent_meta_version)})" if plan.parent else "nothing"
     new = f"release {plan.release} ({short_version(plan.meta_version)})" if plan.release else "nothing"
-    screen.line(f"{plan.kind} of {plan.app}: {old} → {new}", "bold")
+    screen.prose(f"{plan.kind} of {plan.app}: {old} → {new}", "bold")
     for change in plan.changes:
         _draw_change(screen, change)
     for route in plan.routes_added:
-        screen.line(f"  + route {route}", "good")
+        screen.prose(f"  + route {route}", "good")
     for route in plan.routes_removed:
-        screen.line(f"  - route {route}", "bad")
+        screen.prose(f"  - route {route}", "bad")
     for warning in plan.warnings:
-        screen.line(f"warning: {warning.message}", "warn")
+        screen.prose(f"warning: {warning.message}", "warn")
         if warning.why:
-            screen.line(f"  why: {warning.why}")
+            screen.prose(f"  why: {warning.why}")
     for refusal in plan.refusals:
-        screen.line(f"refused: {refusal.message}", "bad")
+        screen.prose(f"refused: {refusal.message}", "bad")
         if refusal.why:
-            screen.line(f"  why: {refusal.why}")
+            screen.prose(f"  why: {refusal.why}")
         if refusal.next:
             screen.line(f"  next: {refusal.next}")
     verdicts = {"go": ("verdict: it can start", "good"), "refused": ("verdict: refused", "bad")}
-    screen.line(*verdicts.get(str(plan.verdict), ("verdict: nothing would change", "dim")))
+    screen.prose(*verdicts.get(str(plan.verdict), ("verdict: nothing would change", "dim")))
 
 
 def _draw_change(screen: Screen, change: ProcChange) -> None:
     mark, style = _MARKS.get(str(change.action), ("?", ""))
     words = {"keep": "stays as it is", "add": "new", "remove": "removed", "run": "runs once", "change": "changes"}
     text = f"  {mark} {change.proc} ({change.type}): {words.get(str(change.action), str(change.action))}"
-    screen.line(text + (", in place" if change.in_place else ""), style)
+    screen.prose(text + (", in place" if change.in_place else ""), style)
     for one in change.changes:
-        screen.line(f"      {one.field}: {one.old or '-'} → {one.new or '-'}")
+        screen.prose(f"      {one.field}: {one.old or '-'} → {one.new or '-'}")

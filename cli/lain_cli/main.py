@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
@@ -78,6 +79,16 @@ LAINCTL_SECTIONS: Mapping[str, Section] = {
         "bootstrap": ("lain_cli.bootstrap.commands:bootstrap", "Make a cluster's CA, certificates and first token."),
     },
 }
+MOVED: Mapping[str, str] = {
+    "run": "dev run",
+    "debug": "dev debug",
+    "rm": "dev rm",
+    "enter": "exec",
+    "attach": "logs -f",
+    "refresh": "login",
+    "maintainer": "lainctl token",
+}
+"""Commands of the original, and what does their work now."""
 LAIN_ALIASES: Mapping[str, str] = {"register": "reposit", "appversion": "versions"}
 
 
@@ -111,6 +122,12 @@ class LazyGroup(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             import difflib  # noqa: PLC0415 - only for mistyped commands
+
+            if self.name == "lain" and args[0] in MOVED:
+                now = MOVED[args[0]]
+                raise click.UsageError(
+                    f"{args[0]!r} is now {now if now.startswith('lainctl') else 'lain ' + now!r}.", ctx
+                ) from error
 
             near = difflib.get_close_matches(args[0], [*self._places, *self.aliases], n=1)
             if near and "No such command" in error.format_message():
@@ -160,9 +177,6 @@ def run(group: click.Group, argv: Sequence[str], obj: Run | None = None) -> int:
         return _failed(error, state)
     except (KeyboardInterrupt, click.Abort):
         return _tell(failures.Interrupted("interrupted"))
-    except BrokenPipeError:
-        sys.stderr.close()
-        return Exit.DONE
     except Exception as error:  # the last line before a person
         return _crashed(error, state, [group.name or "lain", *argv])
 
@@ -194,6 +208,9 @@ def _crashed(error: Exception, state: Run, argv: list[str]) -> Exit:
 
 def _entry(group: click.Group) -> Callable[[], NoReturn]:
     def entry() -> NoReturn:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a terminal that lacks a character shows another one
+                stream.reconfigure(errors="replace")
         sys.exit(run(group, sys.argv[1:]))
 
     return entry

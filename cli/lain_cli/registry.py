@@ -6,6 +6,7 @@ Without that setting it has nothing and takes nothing. A cluster's own registry 
 from __future__ import annotations
 
 import base64
+import ipaddress
 import json
 import ssl
 import urllib.error
@@ -29,7 +30,7 @@ class PrepareRegistry:
         """Tags of ``repository``; empty when it is unknown, or (with a word on stderr) when the registry cannot be asked."""
         if not self.address:
             return ()
-        schemes = ("https", "http") if self.address.startswith(("127.", "localhost")) else ("https",)
+        schemes = ("https", "http") if self._insecure() else ("https",)
         why = ""
         for scheme in schemes:
             try:
@@ -65,12 +66,24 @@ class PrepareRegistry:
             self._run.docker.tag(image(app, phase, version), remote)
             self._run.docker.push(remote)
 
+    def _insecure(self) -> bool:
+        """Does Docker itself take this registry without a trusted certificate? (Loopback, or configured so.)"""
+        told = self._run.docker.ask("info", "--format", "{{json .RegistryConfig}}") or "{}"
+        document = json.loads(told) or {}
+        index = (document.get("IndexConfigs") or {}).get(self.address)
+        if index is not None:
+            return not index.get("Secure", True)
+        try:
+            host = ipaddress.ip_address(self.address.rpartition(":")[0] or self.address)
+        except ValueError:
+            return self.address.startswith("localhost:")
+        return any(host in ipaddress.ip_network(network) for network in document.get("InsecureRegistryCIDRs") or ())
+
     def _read(self, url: str) -> tuple[str, ...]:
         request = urllib.request.Request(url)  # noqa: S310 - the scheme is ours
         if header := docker_credentials(self._run, self.address):
             request.add_header("Authorization", f"Basic {header}")
-        loopback = self.address.startswith(("127.", "localhost"))
-        context = ssl._create_unverified_context() if loopback else None  # noqa: S323 - as docker itself does on loopback
+        context = ssl._create_unverified_context() if self._insecure() else None  # noqa: S323 - as docker itself does
         try:
             with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS, context=context) as answer:  # noqa: S310
                 return tuple(json.load(answer).get("tags") or ())

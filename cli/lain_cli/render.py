@@ -57,6 +57,13 @@ class Screen:
     def line(self, text: str = "", style: str = "") -> None:
         self.stream.write(self.paint(text, style) + "\n")
 
+    def prose(self, text: str, style: str = "") -> None:
+        """A sentence: folded at a terminal, further lines indented below it. Not for what is meant to be copied."""
+        indent = len(text) - len(text.lstrip())
+        room = None if self.width is None else max(self.width - indent - 2, 20)
+        for number, part in enumerate(_fold(text.lstrip(), room)):
+            self.line(" " * (indent + (2 if number else 0)) + part, style)
+
     def lines(self, *texts: str) -> None:
         for text in texts:
             self.line(text)

@@ -279,17 +279,17 @@ _SEVERITY = {"error": "bad", "warning": "warn", "ok": "good", "info": ""}
 
 
 def draw_findings(screen: Screen, view: ExplainView) -> None:
-    screen.line(f"{view.app}: {view.headline}", "bold")
+    screen.prose(f"{view.app}: {view.headline}", "bold")
     for finding in view.findings:
         where = finding.proc + (f"-{finding.instance}" if finding.instance is not None else "")
         where += f" on {finding.node}" if finding.node else ""
         screen.line()
-        screen.line(
+        screen.prose(
             f"{finding.severity}: {where + ': ' if where else ''}{finding.what}",
             _SEVERITY.get(str(finding.severity), ""),
         )
         if finding.why:
-            screen.line(f"  why: {finding.why}")
+            screen.prose(f"  why: {finding.why}")
         for line in finding.evidence:
             screen.line(f"    {line}", "dim")
         if finding.next:

@@ -120,14 +120,18 @@ def router_list(run: Run) -> None:
         rows: list[list[str | Cell]] = []
         for one in found:
             state = one.state
+            alive = Cell("away", "bad") if state is None else Cell("alive", "good")
+            if state is not None and not state.boot_id:
+                alive = Cell("no nginx", "bad")
             rows.append([
-                one.router, one.node, Cell("alive", "good") if state else Cell("away", "bad"),
-                str(state.applied_revision) if state else "-", ago(state.applied_at if state else None),
-                str(len(state.busy)) if state else "0", ", ".join(state.quarantined) if state else "",
+                one.router, one.node, alive, str(state.applied_revision) if state else "-",
+                ago(state.applied_at) if state else "-", str(len(state.busy)) if state and state.busy else "",
+                ", ".join(one.behind), ", ".join(state.quarantined) if state else "",
+                ", ".join(state.not_applied) if state else "",
             ])  # fmt: skip
         head = columns(
             "ROUTER", "NODE", "STATE", Column("REVISION", right=True), Column("APPLIED", right=True),
-            Column("BUSY", right=True), "QUARANTINED",
+            Column("BUSY", right=True), "BEHIND", "QUARANTINED", "NOT APPLIED",
         )  # fmt: skip
         screen.table(*without_empty(head, rows))
 

@@ -41,8 +41,8 @@ FILES = {
 }
 
 
-@pytest.fixture(scope="session")
-def base(engine_process: OwnEngine) -> str:
+@pytest.fixture
+def base(engine: OwnEngine) -> str:
     """A base image with every applet of busybox, as build scripts expect of a distribution's."""
     buffer = io.BytesIO()
     listed = subprocess.run(["busybox", "--list"], capture_output=True, text=True, check=True).stdout.split()
@@ -56,7 +56,7 @@ def base(engine_process: OwnEngine) -> str:
                 member = tarfile.TarInfo(f"bin/{applet}")
                 member.type, member.linkname = tarfile.SYMTYPE, "busybox"
                 archive.addfile(member)
-    import_image(engine_process, BASE, buffer.getvalue(), "ENV PATH=/bin:/usr/bin")
+    import_image(engine, BASE, buffer.getvalue(), "ENV PATH=/bin:/usr/bin")
     return BASE
 
 
@@ -70,6 +70,13 @@ def app(lain: Lain, engine: OwnEngine, base: str, request: pytest.FixtureRequest
     (lain.directory / "ignored").mkdir()
     (lain.directory / "ignored" / "big").write_text("x" * 100_000)
     return lain
+
+
+@pytest.fixture
+def phase(app: Lain, registry: OwnRegistry) -> Lain:
+    """A phase with a real registry, and its password."""
+    app.configure("local", registry=registry.host, registry_user=REGISTRY_USER, registry_password=REGISTRY_PASSWORD)
+    return app
 
 
 def digest(directory: Path) -> str:
@@ -204,6 +211,24 @@ def test_prepare_is_reused_until_script_or_version_change(app: Lain, engine: Own
     assert app("prepare").code == 1
 
 
+def test_prepare_images_are_shared_by_a_private_registry(phase: Lain, engine: OwnEngine, registry: OwnRegistry) -> None:
+    environ = {"DOCKER_CONFIG": str(registry.directory)}
+    phase("config", "save-global", "private_docker_registry", registry.host)
+    prepare = "{version: 1, script: [date +%N > d], keep: [d]}"
+    text = f"appname: shared\nbuild: {{base: '{BASE}', prepare: {prepare}, script: []}}\nweb: {{cmd: x}}\n"
+    phase.commit({"lain.yaml": text})
+    first = phase("prepare", environ=environ)
+    assert first.code == 0, first.err
+    made = first.out.strip()
+    engine.docker("rmi", made, f"{registry.host}/{made}")
+    again = phase("prepare", environ=environ)
+    assert again.out.strip() == made and "from " + registry.host in again.err, again.err
+    away = phase("prepare")
+    assert away.out.strip() == made and "going on without it" in away.err, (
+        "without a password the registry cannot be asked"
+    )
+
+
 def test_directories_kept_between_builds_are_in_the_image(app: Lain, engine: OwnEngine) -> None:
     text = f"""
 appname: hello
@@ -263,13 +288,6 @@ def test_tests_decide_the_exit_code(app: Lain) -> None:
 
 
 # --- push, tag, check, sync, rmi ---
-
-
-@pytest.fixture
-def phase(app: Lain, registry: OwnRegistry) -> Lain:
-    """A phase with a real registry, and its password."""
-    app.configure("local", registry=registry.host, registry_user=REGISTRY_USER, registry_password=REGISTRY_PASSWORD)
-    return app
 
 
 def test_push_says_digests_and_the_registry_has_them(phase: Lain, engine: OwnEngine, registry: OwnRegistry) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from lain_cli.main import LAIN, LAIN_ALIASES, LAIN_SECTIONS, LAINCTL, LAINCTL_SECTIONS
+from lain_cli.main import LAIN, LAIN_ALIASES, LAIN_SECTIONS, LAINCTL, LAINCTL_SECTIONS, MOVED
 from lain_cli.options import LainCommand
 from lain_cli.reference import page
 from tests.fixtures.cli import Lain
@@ -73,6 +73,33 @@ def test_a_mistyped_command_is_guessed(lain: Lain) -> None:
     done = lain("deplyo")
     assert done.code == 2 and "Did you mean 'deploy'?" in done.err
     assert lain("frobnicate").code == 2
+
+
+@pytest.mark.parametrize(("old", "now"), MOVED.items())
+def test_commands_of_the_original_lead_to_todays(lain: Lain, old: str, now: str) -> None:
+    done = lain(old, "web")
+    assert done.code == 2 and now in done.err
+
+
+def test_a_reader_that_has_enough_is_not_complained_about(lain: Lain) -> None:
+    script = "from lain_cli.main import lain; lain()"
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", f"{sys.executable} -c '{script}' completion bash | true"],
+        capture_output=True, text=True, check=False, env=lain.environ,
+    )  # fmt: skip
+    assert done.stderr == ""
+
+
+def test_a_terminal_without_our_characters_is_no_failure(lain: Lain) -> None:
+    (lain.directory / "lain.yaml").write_text(
+        "appname: hello\nbuild: {base: b, script: []}\nweb: {cmd: [é]}\nwörker: {}\n"
+    )
+    script = "from lain_cli.main import lain; lain()"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "validate"], capture_output=True, text=True, check=False, cwd=lain.directory,
+        env={**lain.environ, "PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert done.returncode == 1 and "w?rker" in done.stderr and "not have happened" not in done.stderr
 
 
 def test_no_words_at_all_show_the_help(lain: Lain) -> None:
