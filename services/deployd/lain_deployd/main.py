@@ -55,11 +55,7 @@ def build(
     brain = Controller(store, leadership, mirrors, ControllerMetrics(registry), settings.limits)
     deciding, pulse = make_loops(brain, loop_metrics)
 
-    def gained() -> None:
-        brain.begin_reign()
-        deciding.wake()
-
-    leadership.on_gained = gained
+    leadership.on_gained = deciding.wake
     leadership.on_lost = deciding.wake
     parts: tuple[Part, ...] = (*trust.parts, *mirrors.parts, pulse, deciding, leadership)
     health.parts.extend(parts)

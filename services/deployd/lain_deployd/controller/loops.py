@@ -59,14 +59,11 @@ class Controller:
         self._executor = Executor(store, leadership, metrics)
         self._contact = Contact(limits.node_lease_seconds, clock)
         self.decider = Decider(limits)
-        self._caught_up: Expectation | None = None
-        """The fence of the reign for which everything was read before its first write."""
+        self._reign: Expectation | None = None
+        """The fence of the reign the decider's memory belongs to. While it is the same, nobody else has led in between."""
+        self._caught_up = False
         self._turned_at = 0.0
         self._frozen: frozenset[str] = frozenset()
-
-    def begin_reign(self) -> None:
-        """The leadership was gained: what an earlier reign remembered is forgotten."""
-        self.decider, self._caught_up = Decider(self._limits), None
 
     async def one_pass(self) -> float | None:
         """Decide and write what is due; returns the seconds after which to look again though nothing changes."""
@@ -75,10 +72,12 @@ class Controller:
         if not leads:
             return None
         fence = self._leadership.fence()
+        if self._reign != fence:
+            self.decider, self._reign, self._caught_up = Decider(self._limits), fence, False
         await self._mirrors.wait_whole()
-        if self._caught_up != fence:
+        if not self._caught_up:
             await self._mirrors.catch_up()
-            self._caught_up = fence
+            self._caught_up = True
         decision = self._decide()
         if decision.writes:
             await self._write(decision, fence)
@@ -103,19 +102,15 @@ class Controller:
         return decision
 
     async def _write(self, decision: Decision, fence: Expectation) -> None:
-        try:
-            outcome = await self._executor.execute(decision.writes, fence)
-        except BaseException:
-            for app in decision.writes:
-                self.decider.again(app)
-            self._caught_up = None  # whatever was written, read it before deciding again
-            raise
-        for app in outcome.failed:
+        """Make the writes and see them made: until they are in memory, or read anew, nothing more is decided."""
+        self._caught_up = False
+        for app in decision.writes:
             self.decider.again(app)
-        await self._mirrors.settle(outcome.revisions)
+        outcome = await self._executor.execute(decision.writes, fence)
         if outcome.failed:
-            self._caught_up = None
             raise next(iter(outcome.failed.values()))
+        await self._mirrors.settle(outcome.revisions)
+        self._caught_up = True
 
     def _measure(self) -> None:
         phases = Counter(stored.value.phase for stored in self._mirrors["status"].snapshot().values())
