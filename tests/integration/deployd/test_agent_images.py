@@ -26,8 +26,6 @@ async def test_an_image_is_pulled_by_digest(bench: Bench, registry: OwnRegistry)
         pods = [await bench.give(order(template(image=image), instance=n)) for n in (1, 2, 3)]
         for pod in pods:
             await bench.until(pod, PodState.RUNNING, ready=True)
-    bench.engine.clear()
-    bench.engine.docker("rmi", f"{registry.host}/{image}")
 
 
 async def test_a_missing_image_and_a_missing_registry_are_told_apart(bench: Bench, registry: OwnRegistry) -> None:

@@ -28,6 +28,7 @@ from lain_deployd.agent.volumes import (
     require,
 )
 from lain_deployd.testing import FakeEngine
+from lain_shared.errors import Invalid
 from lain_shared.model.pod import Assignment, Evidence, PodTemplate, Probe, ProbeKind, ProcType, Volume
 
 MIB = 1024 * 1024
@@ -177,6 +178,12 @@ def test_data_that_is_known_and_gone_is_missed(tmp_path: Path) -> None:
     (tmp_path / "hello/web/2/data").mkdir(parents=True)
     require(given, tmp_path, ["hello.web-2"])
     require(assignment(), tmp_path / "elsewhere", ["hello.web-2"])
+
+
+@pytest.mark.parametrize("path", ["relative", "/../etc", "/a/../../b", "/", "/a:b", "/.."])
+def test_what_cannot_be_a_volume_is_refused(path: str) -> None:
+    with pytest.raises(Invalid):
+        mounts_of(assignment(volumes=(Volume(path),)), PurePosixPath("/vol"))
 
 
 # --- probes -------------------------------------------------------------------------------------------------------------

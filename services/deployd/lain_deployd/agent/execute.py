@@ -143,9 +143,9 @@ class Executor:
 
     async def _create(self, order: Order, memory: Memory, tell: Callable[[str], None]) -> Outcome:
         place = self._place()
-        spec = container_of(order.assignment, memory.address, place)
+        root = Path(place.volumes_root)
         try:
-            root = Path(place.volumes_root)
+            spec = container_of(order.assignment, memory.address, place)
             await asyncio.to_thread(volumes.require, order.assignment, root, tuple(self._known_volumes()))
             image = await self._images.have(spec.image, tell)
             async with self._starts:

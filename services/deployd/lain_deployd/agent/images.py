@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from lain_deployd.agent.engine import Credentials, Engine, Image, ImageMissing, 
 log = structlog.get_logger()
 
 PARALLEL_PULLS = 2
+NEWS_SECONDS = 0.5
+"""Progress is told no more often: every telling is a write to the store."""
 MIB = 1024 * 1024
 
 
@@ -87,12 +90,12 @@ class Images:
                 self._pulls.pop(reference, None)
 
     async def _bring(self, reference: str, listeners: list[Callable[[str], None]]) -> None:
-        told = ""
+        told, told_at = "", 0.0
 
         def tell(progress: PullProgress) -> None:
-            nonlocal told
-            if (text := words(progress)) != told:
-                told = text
+            nonlocal told, told_at
+            if (text := words(progress)) != told and time.monotonic() - told_at >= NEWS_SECONDS:
+                told, told_at = text, time.monotonic()
                 for listener in listeners:
                     listener(text)
 

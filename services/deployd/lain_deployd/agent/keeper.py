@@ -74,6 +74,7 @@ class Keeper:
         self._dirty: dict[PodId, int] = {}
         """Pods to look at again → when the last event about them was (nanoseconds since the epoch)."""
         self._looked_nano: dict[PodId, int] = {}
+        self._to_forgive: dict[PodId, float] = {}
         self._stopped = asyncio.Event()
         saved = disk.load()
         self.saved = saved or Saved()
@@ -133,9 +134,16 @@ class Keeper:
     def engine_restarted(self, lost_at: float, now: float) -> None:
         """The Engine is another process than before: what ended on the way did not crash."""
         self.saved = replace(self.saved, engine_since=now)
-        for pod, memory in self.memory.items():
-            if pod not in self._workers:
-                self.memory[pod] = after_engine_restart(memory, lost_at, now)
+        for pod in tuple(self.memory):
+            if pod in self._workers:
+                self._to_forgive[pod] = lost_at  # its worker writes its memory: afterwards
+            else:
+                self._forgive(pod, lost_at)
+
+    def _forgive(self, pod: PodId, lost_at: float) -> None:
+        if pod in self.memory:
+            self.memory[pod] = after_engine_restart(self.memory[pod], lost_at, self.saved.engine_since)
+            self._held.pop(pod, None)
 
     def became_ready(self, target: Target, ready: bool, text: str) -> None:
         """A probe's verdict on one run."""
@@ -271,6 +279,8 @@ class Keeper:
         def done(_: asyncio.Task[None]) -> None:
             self._workers.pop(pod, None)
             self._busy.pop(pod, None)
+            if pod in self._to_forgive:
+                self._forgive(pod, self._to_forgive.pop(pod))
             self.wake()
 
         task.add_done_callback(done)

@@ -135,9 +135,8 @@ def assembled(
         saving,
         observed,
         states,
-        presence,
     )
-    health.parts.extend(parts)
+    health.parts.extend((*parts, presence))
     app = api.api.build(
         verifier=trust.verifier,
         probes=health.probes,
@@ -147,11 +146,13 @@ def assembled(
     return Daemon(
         name="agent",
         parts=parts,
+        lasting=(presence,),
         app=app,
         listen=settings.listen,
         port=settings.port,
         ssl_context=server_context(settings.tls_dir) if settings.tls_dir else None,
         grace_seconds=settings.grace_seconds,
+        http_grace_seconds=1.0,  # a relayed log that is followed must not outlast the presence
         on_listening=on_listening,
     )
 

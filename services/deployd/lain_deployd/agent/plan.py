@@ -194,7 +194,9 @@ def after_failure(memory: Memory, now: float, *, at_most_seconds: float = MAX_BA
 
 
 def after_engine_restart(memory: Memory, lost_at: float, now: float) -> Memory:
-    """The Engine turned out to have restarted after ``lost_at``: an exit as it went down was no crash after all."""
+    """The Engine turned out to have restarted after ``lost_at``: what failed is tried anew, an exit as it went down was no crash."""
+    if memory.failures:
+        memory = replace(memory, failures=0, retry_at=min(memory.retry_at, now))
     if not (memory.exit_counted and memory.exit_seen_at >= lost_at - ENGINE_STOP_SECONDS):
         return memory
     return replace(
@@ -203,6 +205,7 @@ def after_engine_restart(memory: Memory, lost_at: float, now: float) -> Memory:
         crashes_in_a_row=max(0, memory.crashes_in_a_row - 1),
         exit_counted=False,
         retry_at=min(memory.retry_at, now),
+        error="",
         evidence=None,
     )
 

@@ -19,6 +19,7 @@ from lain_deployd.agent.pods import (
     LABEL_RELEASE,
     LABEL_TYPE,
 )
+from lain_shared.errors import Invalid
 from lain_shared.model.pod import Assignment
 
 NETWORK = "lain"
@@ -56,9 +57,12 @@ def directory_name(path: str) -> str:
 
 
 def mounts_of(assignment: Assignment, root: PurePosixPath) -> tuple[Mount, ...]:
-    """Declared volumes and ``/lain/logs``, outermost first."""
+    """Declared volumes and ``/lain/logs``, outermost first. ``Invalid`` for a path that is not one inside a container."""
     here = instance_directory(assignment, root)
     paths = {str(PurePosixPath(volume.path)) for volume in assignment.template.volumes} | {LOGS}
+    for path in paths:
+        if not path.strip("/") or path[0] != "/" or ".." in path.split("/") or ":" in path:
+            raise Invalid(f"{path!r} cannot be a volume", why="it is not an absolute path without '..' and ':'")
     return tuple(Mount(str(here / directory_name(path)), path) for path in sorted(paths))
 
 
