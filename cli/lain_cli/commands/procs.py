@@ -13,13 +13,13 @@ from lain_cli.options import app_option, command
 from lain_cli.targets import read_proc, read_target
 from lain_shared.errors import NotFound
 
-LEAST_MEMORY = 4 * 1024**2
+LEAST_MEMORY = 6 * 1024**2
 _SIZE = re.compile(r"([1-9][0-9]*)([mMgG])\Z")
 _UNITS = {"m": 1024**2, "g": 1024**3}
 
 
 class MemorySize(click.ParamType[int]):
-    """``64m``, ``2G``: powers of 1024, as in the manifest; at least 4 MiB."""
+    """``64m``, ``2G``: powers of 1024, as in the manifest; at least 6 MiB."""
 
     name = "SIZE"
 
@@ -31,7 +31,7 @@ class MemorySize(click.ParamType[int]):
             self.fail(f"{value!r} is no size: a positive number and m, M, g or G", param, ctx)
         size = int(found[1]) * _UNITS[found[2].lower()]
         if size < LEAST_MEMORY:
-            self.fail(f"{value!r} is too little: at least 4m", param, ctx)
+            self.fail(f"{value!r} is too little: at least 6m, the least an Engine can limit to", param, ctx)
         return size
 
 
