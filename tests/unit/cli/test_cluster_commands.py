@@ -312,7 +312,7 @@ def test_scale_sends_both_changes_at_once(here: Lain, console: FakeConsole) -> N
         ("-n", "0"),
         ("-c", "-1"),
         ("-c", "9"),
-        ("-m", "1M"),
+        ("-m", "5M"),
         ("-m", "abc"),
         ("-m", "0m"),
         ("-m", "64"),
@@ -325,10 +325,10 @@ def test_a_bad_scale_is_refused_here(here: Lain, console: FakeConsole, words: tu
     assert done.code == Exit.USAGE and done.err and console.changes == []
 
 
-def test_four_mebibytes_are_enough(here: Lain, console: FakeConsole) -> None:
+def test_six_mebibytes_are_enough(here: Lain, console: FakeConsole) -> None:
     scaling(console)
-    assert here("scale", "web", "-m", "4M").code == 0
-    assert console.changes[0].body == {"memory": 4 * 1024**2}
+    assert here("scale", "web", "-m", "6M").code == 0
+    assert console.changes[0].body == {"memory": 6 * 1024**2}
 
 
 def test_a_proc_the_console_does_not_know_must_be_deployed_first(here: Lain, console: FakeConsole) -> None:
