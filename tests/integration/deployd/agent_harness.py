@@ -70,8 +70,8 @@ class Bench:
         await Records(self.store, keys.CONFIG, ClusterConfig).put(cluster, "cluster")
 
     @asynccontextmanager
-    async def agent(self, **more: Any) -> AsyncIterator[Daemon]:
-        """A running agent; leaving the context stops it as SIGTERM does."""
+    async def agent(self, *, store: Store | None = None, **more: Any) -> AsyncIterator[Daemon]:
+        """A running agent (on a ``store`` of its own, if given); leaving the context stops it as SIGTERM does."""
         password = self.directory / "password"
         password.write_text(REGISTRY_PASSWORD)
         given: dict[str, Any] = {
@@ -82,7 +82,7 @@ class Bench:
         settings = Settings(**{**given, **self.settings, **more})
         async with DockerEngine.connect(settings.docker) as engine:
             health, self.port = Health(), 0
-            daemon = assembled(settings, health, self.store, engine, on_listening=self._listens)
+            daemon = assembled(settings, health, store or self.store, engine, on_listening=self._listens)
             stop = asyncio.Event()
             running = asyncio.create_task(run_daemon(daemon, health=health, stop=stop))
             try:
