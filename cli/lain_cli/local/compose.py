@@ -19,12 +19,13 @@ HEADER = """\
 #   LAIN_ADDRESS      this machine's address, as others reach it (127.0.0.1: this machine only)
 #   LAIN_NODE         its name                     LAIN_DOMAIN    an app answers at APP.DOMAIN
 #   LAIN_HTTP_PORT    the router's ports           LAIN_HTTPS_PORT
+#   LAIN_DOCKER_RUN   the folder of the Engine's socket, docker.sock (/run)
 #   LAIN_<PART>_IMAGE one part's image, to upgrade or roll it back alone: LAIN_CONSOLE_IMAGE=lain/console:0.2.0
 """
 SITE = Site(
     node="${LAIN_NODE:-n1}",
     address="${LAIN_ADDRESS:-127.0.0.1}",
-    docker_socket="${LAIN_DOCKER_SOCKET:-/var/run/docker.sock}",
+    docker_run="${LAIN_DOCKER_RUN:-/run}",
     nginx_http_port="${LAIN_HTTP_PORT:-80}",
     nginx_https_port="${LAIN_HTTPS_PORT:-443}",
 )

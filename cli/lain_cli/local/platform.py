@@ -15,6 +15,7 @@ from lain_shared import keys
 
 ETC, DATA = "/etc/lain", "/var/lib/lain"
 TLS, SECRETS = "/etc/lain/tls", "/etc/lain/secrets"
+HOST_RUN = "/host/run"
 SPEC_LABEL = "lain.spec"
 PART_LABEL = "lain.part"
 LOG_OPTIONS = {"max-size": "10m", "max-file": "2"}
@@ -27,7 +28,9 @@ class Site:
 
     node: str
     address: str
-    docker_socket: str = "/var/run/docker.sock"
+    docker_run: str = "/run"
+    """The folder of the Engine's socket. The folder, because an Engine that restarts makes its socket anew, and a mount of the file
+    would go on leading to the old one."""
     nginx_http_port: str = "80"
     nginx_https_port: str = "443"
 
@@ -114,7 +117,7 @@ def parts(site: Site) -> tuple[Part, ...]:
                 **_common("AGENT", etcd, 9520),
                 "LAIN_AGENT_NODE": site.node,
                 "LAIN_AGENT_ADDRESS": site.address,
-                "LAIN_AGENT_DOCKER": "/var/run/docker.sock",
+                "LAIN_AGENT_DOCKER": f"{HOST_RUN}/docker.sock",
                 "LAIN_AGENT_STATE_DIR": f"{DATA}/agent",
                 "LAIN_AGENT_VOLUMES_ROOT": f"{DATA}/volumes",
                 "LAIN_AGENT_REGISTRY": f"{site.address}:5000",
@@ -125,7 +128,7 @@ def parts(site: Site) -> tuple[Part, ...]:
             mounts=(
                 _tls(agent),
                 _secrets(keys.AGENT),
-                (site.docker_socket, "/var/run/docker.sock", False),
+                (site.docker_run, HOST_RUN, True),
                 (f"{DATA}/agent", f"{DATA}/agent", False),
                 (f"{DATA}/volumes", f"{DATA}/volumes", False),
             ),
