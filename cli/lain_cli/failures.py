@@ -130,22 +130,33 @@ def crash_report(error: BaseException, home: Path, argv: list[str]) -> Path | No
     return path
 
 
+_SECRET_OPTIONS = frozenset({"--token", "--password"})
+_VALUE_OPTIONS = frozenset({"-p", "--phase", "-o", "--output", *_SECRET_OPTIONS})
+"""Options with a value that may stand before the subcommand, or whose value is a secret."""
+_SHOWN_WORDS = {("config", "save"): 2, ("config", "save-global"): 1, ("env", "set"): 0}
+"""Commands that are given secrets → how many of their words are none."""
+
+
 def _without_secrets(argv: list[str]) -> list[str]:
-    shown: list[str] = []
-    hide_next = False
-    for word in argv:
-        if hide_next:
-            shown.append("***")
-            hide_next = False
-            continue
+    """What a report may show of a command line: commands, names, options; nothing that could be a secret.
+
+    Hidden is all that follows ``=``, what another program gets (``--``), and the values of the commands and options above. It looks at
+    the words alone: a command line need not be a good one.
+    """
+    shown, words, option = argv[:1], list[str](), ""
+    for word in argv[1:]:
         name, equals, _ = word.partition("=")
-        if name in ("--token", "--password"):
-            shown.append(f"{name}=***" if equals else name)
-            hide_next = not equals
+        if word == "--":
+            return [*shown, word, "***"]
+        if option:
+            shown.append("***" if option in _SECRET_OPTIONS else word)
+            option = ""
+        elif word.startswith("-") and len(word) > 1:
+            shown.append(f"{name}=***" if equals else word)
+            option = word if word in _VALUE_OPTIONS else ""
         else:
-            shown.append(word)
-    if shown[1:3] == ["config", "save"] and len(shown) > 5:
-        shown[5] = "***"
-    if shown[1:3] == ["env", "set"]:
-        shown[3:] = [word.partition("=")[0] + "=***" if "=" in word else word for word in shown[3:]]
+            limit = _SHOWN_WORDS.get((words[0], words[1])) if len(words) > 1 else None
+            hidden = limit is not None and len(words) >= 2 + limit
+            shown.append(f"{name}=***" if equals else "***" if hidden else word)
+            words.append(word)
     return shown
