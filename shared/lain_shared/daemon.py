@@ -1,7 +1,8 @@
 """Start, serve, stop: the only place that knows of signals.
 
-Stopping has one order: not ready; each part ends the pass in hand and begins no other; after ``grace_seconds``, cancel; drain HTTP;
-leaders give up their leadership (their parts' ``stop`` does); clients are closed by the context that built the daemon. A background part
+Stopping has one order: not ready; each part ends the pass in hand and begins no other (a leader's ``stop`` gives its leadership up); after
+``grace_seconds``, cancel; drain HTTP; then the ``lasting`` parts (a node's presence: it is not away because its agent is being replaced);
+clients are closed by the context that built the daemon. A background part
 that returns though nobody asked it to is a bug and takes the process down, for its supervisor to restart.
 """
 
@@ -33,7 +34,7 @@ STUCK_SECONDS = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Daemon:
-    """A built daemon, ready to run. ``parts`` start in this order and stop in the reverse."""
+    """A built daemon, ready to run. ``parts`` start in this order and stop in the reverse; ``lasting`` ones start and stop last."""
 
     name: str
     parts: Sequence[Part]
@@ -42,6 +43,10 @@ class Daemon:
     port: int = 0
     ssl_context: ssl.SSLContext | None = None
     grace_seconds: float = 10.0
+    """How long parts may take to end the pass in hand."""
+    http_grace_seconds: float = 5.0
+    """How long requests in flight may take to end; then they, and all open streams, are cancelled."""
+    lasting: Sequence[Part] = ()
     on_listening: Callable[[int], None] = field(default=lambda _port: None)
     """Told the port that was bound (``port=0`` takes a free one)."""
 
@@ -92,9 +97,9 @@ async def run_daemon(daemon: Daemon, *, health: Health | None = None, stop: asyn
         except (NotImplementedError, RuntimeError):  # not in the main thread: a test ends us by ``stop``
             break
     runner = await _listen(daemon)
-    tasks = {asyncio.create_task(part.run(), name=part.name): part for part in daemon.parts}
+    tasks = {asyncio.create_task(part.run(), name=part.name): part for part in (*daemon.parts, *daemon.lasting)}
     stopping = asyncio.create_task(stop.wait(), name="stop")
-    log.info("daemon_started", daemon=daemon.name, port=daemon.port, parts=[part.name for part in daemon.parts])
+    log.info("daemon_started", daemon=daemon.name, port=daemon.port, parts=[part.name for part in tasks.values()])
     try:
         done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in tasks if task in done]
@@ -105,9 +110,11 @@ async def run_daemon(daemon: Daemon, *, health: Health | None = None, stop: asyn
             health.stopping = True
         stopping.cancel()
         await asyncio.gather(stopping, return_exceptions=True)
-        await _stop_parts(tasks, daemon.grace_seconds)
+        lasting = {task: part for task, part in tasks.items() if part in daemon.lasting}
+        await _stop_parts({task: part for task, part in tasks.items() if task not in lasting}, daemon.grace_seconds)
         if runner is not None:
             await runner.cleanup()
+        await _stop_parts(lasting, daemon.grace_seconds)
         for number in caught:
             loop.remove_signal_handler(number)
         log.info("daemon_stopped", daemon=daemon.name)
@@ -116,8 +123,9 @@ async def run_daemon(daemon: Daemon, *, health: Health | None = None, stop: asyn
 async def _listen(daemon: Daemon) -> web.AppRunner | None:
     if daemon.app is None:
         return None
+    # aiohttp waits this long for handlers to end, and as long again once it has cancelled them
     runner = web.AppRunner(
-        daemon.app, access_log=None, shutdown_timeout=daemon.grace_seconds, handler_cancellation=True
+        daemon.app, access_log=None, shutdown_timeout=daemon.http_grace_seconds / 2, handler_cancellation=True
     )
     await runner.setup()
     site = web.TCPSite(runner, daemon.listen, daemon.port, ssl_context=daemon.ssl_context)
@@ -158,7 +166,7 @@ def main(
         health = Health()
         async with build(health) as daemon:
             if not health.parts:
-                health.parts.extend(daemon.parts)
+                health.parts.extend((*daemon.parts, *daemon.lasting))
             await run_daemon(daemon, health=health)
 
     try:

@@ -157,6 +157,15 @@ class LeaseKeeper:
         finally:
             if self._release:
                 await self._lease.revoke()
+            else:
+                await self._renew_once_more()
+
+    async def _renew_once_more(self) -> None:
+        """Leave the process after this one as much time as there can be."""
+        if self._lease.alive:
+            with suppress(LainError, TimeoutError):
+                async with asyncio.timeout(RELEASE_SECONDS):
+                    await self._lease.renew()
 
     async def _keep(self) -> None:
         while True:

@@ -308,3 +308,48 @@ async def test_a_failing_loop_backs_off_is_not_ready_and_recovers() -> None:
     loop.stop()
     await running
     assert passes == 4
+
+
+async def test_lasting_parts_stop_last_and_open_streams_do_not_hold_them_up() -> None:
+    stop, order = asyncio.Event(), []
+
+    class Waits:
+        ready = True
+
+        def __init__(self, name: str) -> None:
+            self.name = name
+            self.stopped = asyncio.Event()
+
+        async def run(self) -> None:
+            await self.stopped.wait()
+            order.append(self.name)
+
+        def stop(self) -> None:
+            self.stopped.set()
+
+    api = Api("x", "1")
+
+    @api.get("/forever", access=Access.PUBLIC, summary="A stream that never ends")
+    async def forever(request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(b"open")
+        try:
+            await asyncio.Event().wait()
+        finally:
+            order.append("stream")
+        return response
+
+    port: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    verifier = Verifier(lambda: None, lambda: None)
+    daemon = Daemon(
+        "x", (Waits("part"),), lasting=(Waits("presence"),), app=api.build(verifier=verifier), http_grace_seconds=0.4,
+        on_listening=port.set_result,
+    )  # fmt: skip
+    running = asyncio.create_task(run_daemon(daemon, stop=stop))
+    async with aiohttp.ClientSession() as session, session.get(f"http://127.0.0.1:{await port}/forever") as answer:
+        assert await answer.content.readany() == b"open"
+        stop.set()
+        async with asyncio.timeout(2):
+            await running
+    assert order == ["part", "stream", "presence"]
