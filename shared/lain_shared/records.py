@@ -6,6 +6,7 @@ has a default); a newer one raises ``UnknownVersion`` and is reported, never del
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -79,9 +80,21 @@ class Records(Generic[T]):
         return None if entry is None else Stored(self.decode(entry.key, entry.value), entry)
 
     async def list(self, *parts: str | int) -> tuple[Stored[T], ...]:
-        """Every readable record under these first parts. One bad record raises ``BadRecord``: use a ``Mirror`` to go on around it."""
+        """Every record under these first parts. One bad record raises ``BadRecord``: to go on around it, ``list_readable``."""
         listing = await self.store.list(self.family.under(*parts))
         return tuple(Stored(self.decode(entry.key, entry.value), entry) for entry in listing.entries)
+
+    async def list_readable(self, *parts: str | int) -> tuple[tuple[Stored[T], ...], Mapping[str, str]]:
+        """The records under these first parts that can be read; and key → why, of those that cannot: they are there all the same."""
+        listing = await self.store.list(self.family.under(*parts))
+        found: list[Stored[T]] = []
+        bad: dict[str, str] = {}
+        for entry in listing.entries:
+            try:
+                found.append(Stored(self.decode(entry.key, entry.value), entry))
+            except BadRecord as error:
+                bad[entry.key] = f"{error.message}: {error.why}" if error.why else error.message
+        return tuple(found), bad
 
     async def put(self, record: T, *parts: str | int, expect: int | None = None, lease: int = 0) -> int:
         return await self.store.put(self.family.key(*parts), self.encode(record), expect=expect, lease=lease)

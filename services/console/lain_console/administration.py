@@ -121,7 +121,8 @@ class Administration:
     # --- tokens -------------------------------------------------------------------------------------------------------
 
     async def tokens(self) -> tuple[TokenView, ...]:
-        return tuple(token_view(stored.value) for stored in await self.state.tokens.list())
+        tokens, _ = await self.state.tokens.list_readable()
+        return tuple(token_view(stored.value) for stored in tokens)
 
     async def issue(self, name: str, role: Role, apps: Sequence[str], seconds: float | None, who: str) -> IssuedToken:
         """A new token; its text is in the answer and nowhere else."""
@@ -154,7 +155,8 @@ class Administration:
     async def sweep(self) -> None:
         """Forget tokens that expired: their text is refused by its own date."""
         now = self.now()
-        for stored in await self.state.tokens.list():
+        tokens, _ = await self.state.tokens.list_readable()
+        for stored in tokens:
             if now > stored.value.expires_at + 3600:
                 await self.state.tokens.delete(stored.value.id, expect=stored.entry.mod_revision)
                 log.info("token_swept", id=stored.value.id, name=stored.value.name)

@@ -78,10 +78,11 @@ class Apps:
         return app
 
     async def unregister(self, name: str, who: str) -> None:
-        """Give the name, its hosts, its releases and its history back. Refused while anything of it runs."""
+        """Give the name, its hosts, its releases and its history back. Refused while anything of it runs, or is kept on a disk."""
         state = self.state
         scene = await state.scene(name)
         self._require_gone(scene)
+        await self._require_no_volumes(name)
         claims = await state.all_claims()
         own_hosts = {host for host, stored in claims.hosts.items() if stored.value.owner == name}
         guests = sorted({stored.value.app for (host, _), stored in claims.routes.items() if host in own_hosts} - {name})
@@ -91,22 +92,36 @@ class Apps:
                 next="undeploy them, or have them drop those mountpoints",
                 code="has_guests",
             )
+        unknown = sorted(host + path for host, path in claims.unreadable_routes if host in own_hosts)
+        if unknown:
+            raise Conflict(
+                f"{name!r} may still have guests on its hosts: who has {', '.join(unknown)} cannot be read",
+                next="an operator upgrades this console, or restores those records",
+                code="has_guests",
+            )
         releases, history = await asyncio.gather(
             state.store.list(keys.RELEASES.under(name)), state.store.list(keys.HISTORY.under(name))
         )
-        own_routes = [stored.entry.key for stored in claims.routes.values() if stored.value.app == name]
-        await state.store.txn(
-            [
-                ModRevision(scene.app.entry.key, scene.app.entry.mod_revision),
-                ModRevision(keys.OPERATIONS.key(name), ABSENT),
-            ],
-            [
-                state.apps.delete_op(name),
-                *(state.hosts.delete_op(host) for host in sorted(own_hosts)),
-                *(Delete(key) for key in own_routes),
-                *(Delete(entry.key) for entry in (*releases.entries, *history.entries)),
-            ],
-        )
+        own = [
+            *(stored.entry for host, stored in sorted(claims.hosts.items()) if host in own_hosts),
+            *(stored.entry for _, stored in sorted(claims.routes.items()) if stored.value.app == name),
+        ]
+        try:
+            await state.store.txn(
+                [
+                    ModRevision(scene.app.entry.key, scene.app.entry.mod_revision),
+                    ModRevision(keys.OPERATIONS.key(name), ABSENT),
+                    *(ModRevision(entry.key, entry.mod_revision) for entry in own),
+                ],
+                [
+                    state.apps.delete_op(name),
+                    *(Delete(entry.key) for entry in (*own, *releases.entries, *history.entries)),
+                ],
+            )
+        except Conflict as error:
+            raise Conflict(
+                f"{name!r} or a host of it changed meanwhile", why=error.message, next="try again", retry_seconds=1.0
+            ) from error
         log.info("app_unregistered", app=name, who=who)
 
     def _require_gone(self, scene: Scene) -> None:
@@ -117,6 +132,28 @@ class Apps:
         if scene.app.value.release is not None or scene.desired:
             raise Conflict(
                 f"{name!r} is deployed", next=f"take it out of service first: lain undeploy {name}", code="deployed"
+            )
+
+    async def _require_no_volumes(self, name: str) -> None:
+        """Whoever registers the name next would be given their data."""
+        volumes = await self.volumes(name)
+        if volumes:
+            listed = ", ".join(f"{volume.name} on {volume.node}" for volume in volumes)
+            raise Conflict(
+                f"{name!r} still has volumes: {listed}",
+                why="whoever registers the name next would get their data",
+                next="have an operator delete them on those nodes (<volumes root>/<app>/<proc>/<instance>), then confirm each "
+                "to the node's agent: POST /api/v1/volumes/<volume>/confirm-loss/",
+                evidence={"volumes": [{"node": volume.node, "name": volume.name} for volume in volumes]},
+                code="has_volumes",
+            )
+        _, unreadable = await self.state.node_states.list_readable()
+        if unreadable:
+            nodes = ", ".join(sorted(keys.NODES_STATE.parse(key)[0] for key in unreadable))
+            raise Conflict(
+                f"{name!r} may still have volumes: what is on {nodes} cannot be read",
+                next=f"lainctl node inspect {nodes}",
+                code="has_volumes",
             )
 
     async def set_guests(self, name: str, host: str, guests: Sequence[str], who: str) -> HostView:
@@ -147,9 +184,9 @@ class Apps:
         return operation, await self.volumes(name)
 
     async def volumes(self, name: str) -> tuple[VolumeView, ...]:
-        """The instance volumes of an app, on whichever node they are."""
+        """The instance volumes of an app, on whichever node they are (a node whose state cannot be read lists none)."""
         mine = re.compile(re.escape(name) + r"\.[^.]+-[0-9]+\Z")
-        states = await self.state.node_states.list()
+        states, _ = await self.state.node_states.list_readable()
         return tuple(
             VolumeView(stored.value.node, volume)
             for stored in states

@@ -51,8 +51,8 @@ class Reading:
     now: Callable[[], float] = field(repr=False)
 
     async def cluster(self) -> ClusterView:
-        config, nodes, alive = await asyncio.gather(
-            self.state.cluster_config(), self.state.nodes.list(), self.state.alive.list()
+        config, (nodes, _), (alive, _) = await asyncio.gather(
+            self.state.cluster_config(), self.state.nodes.list_readable(), self.state.alive.list_readable()
         )
         value = config.value
         return ClusterView(
@@ -72,7 +72,7 @@ class Reading:
     # --- registrations ------------------------------------------------------------------------------------------------
 
     async def repos(self, caller: Principal) -> tuple[RepoView, ...]:
-        apps, hosts = await asyncio.gather(self.state.apps.list(), self.state.hosts.list())
+        (apps, _), (hosts, _) = await asyncio.gather(self.state.apps.list_readable(), self.state.hosts.list_readable())
         mine = [stored.value for stored in apps if caller.may(Access.READ, stored.value.name)]
         releases = await asyncio.gather(*(self._current(app.name, app.release) for app in mine))
         return tuple(
@@ -82,7 +82,9 @@ class Reading:
 
     async def repo(self, app: str) -> RepoView:
         stored = await self.state.app(app)
-        hosts, release = await asyncio.gather(self.state.hosts.list(), self._current(app, stored.value.release))
+        (hosts, _), release = await asyncio.gather(
+            self.state.hosts.list_readable(), self._current(app, stored.value.release)
+        )
         return views.repo_view(stored.value, release.meta_version if release else "", [each.value for each in hosts])
 
     async def current_version(self, app: str) -> str:
@@ -211,10 +213,12 @@ class Reading:
     async def explain(self, app: str) -> ExplainView:
         state = self.state
         scene = await state.scene(app)
-        config, history, routers, switches = await asyncio.gather(
-            state.cluster_config(), self.history(app), state.routers.list(), state.switches.list()
+        config, history, (routers, _), (switches, _) = await asyncio.gather(
+            state.cluster_config(), self.history(app), state.routers.list_readable(), state.switches.list_readable()
         )
-        nodes, alive, states = await asyncio.gather(state.nodes.list(), state.alive.list(), state.node_states.list())
+        (nodes, _), (alive, _), (states, _) = await asyncio.gather(
+            state.nodes.list_readable(), state.alive.list_readable(), state.node_states.list_readable()
+        )
         facts = Facts(
             scene,
             self.now(),

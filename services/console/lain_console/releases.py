@@ -418,9 +418,12 @@ class Releases:
 
 
 async def read_rooms(state: State) -> dict[str, Room]:
-    """Every node with what is assigned to it, as placement sees it."""
-    nodes, alive, states, assigned = await asyncio.gather(
-        state.nodes.list(), state.alive.list(), state.node_states.list(), state.assignments.list()
+    """Every node with what is assigned to it, as placement sees it. One whose state cannot be read gets no pods."""
+    (nodes, _), (alive, _), (states, _), (assigned, _) = await asyncio.gather(
+        state.nodes.list_readable(),
+        state.alive.list_readable(),
+        state.node_states.list_readable(),
+        state.assignments.list_readable(),
     )
     return make_rooms(
         {each.value.name: each.value for each in nodes},

@@ -17,7 +17,7 @@ from lain_shared.model.node import Alive, Node, NodeState, Switch
 from lain_shared.model.pod import Assignment, Desired
 from lain_shared.model.route import Endpoints, HostClaim, RouteClaim, RouterState
 from lain_shared.model.status import ProcStatus
-from lain_shared.records import Records, Stored
+from lain_shared.records import BadRecord, Records, Stored
 from lain_shared.store import Store
 
 CLUSTER = "cluster"
@@ -56,6 +56,9 @@ class Claims:
 
     hosts: Mapping[str, Stored[HostClaim]] = field(default_factory=dict)
     routes: Mapping[tuple[str, str], Stored[RouteClaim]] = field(default_factory=dict)
+    unreadable_hosts: frozenset[str] = frozenset()
+    unreadable_routes: frozenset[tuple[str, str]] = frozenset()
+    """Somebody's, and nobody knows whose: they count as taken."""
 
 
 class State:
@@ -131,19 +134,38 @@ class State:
     async def claims_on(self, hosts: Iterable[str]) -> Claims:
         """Who claims these hosts, and which of their paths."""
         names = sorted(set(hosts))
-        owners, routes = await asyncio.gather(
-            asyncio.gather(*(self.hosts.get(host) for host in names)),
-            asyncio.gather(*(self.routes.list(host) for host in names)),
-        )
-        return Claims(
-            {stored.value.host: stored for stored in owners if stored is not None},
-            {(each.value.host, each.value.path): each for listed in routes for each in listed},
+        owners = await asyncio.gather(*(self._owner(host) for host in names))
+        listed = await asyncio.gather(*(self.routes.list_readable(host) for host in names))
+        return _claims(
+            [owner for owner in owners if isinstance(owner, Stored)],
+            [host for host, owner in zip(names, owners, strict=True) if isinstance(owner, BadRecord)],
+            [stored for found, _ in listed for stored in found],
+            [key for _, bad in listed for key in bad],
         )
 
+    async def _owner(self, host: str) -> Stored[HostClaim] | BadRecord | None:
+        try:
+            return await self.hosts.get(host)
+        except BadRecord as error:
+            return error
+
     async def all_claims(self) -> Claims:
-        """Every claim there is."""
-        hosts, routes = await asyncio.gather(self.hosts.list(), self.routes.list())
-        return Claims(
-            {stored.value.host: stored for stored in hosts},
-            {(stored.value.host, stored.value.path): stored for stored in routes},
-        )
+        """Every claim there is. Hosts first: a guest that comes while we read is seen in its route, or has changed the host we expect."""
+        hosts, bad_hosts = await self.hosts.list_readable()
+        routes, bad_routes = await self.routes.list_readable()
+        return _claims(hosts, [keys.HOSTS.parse(key)[0] for key in bad_hosts], routes, bad_routes)
+
+
+def _claims(
+    hosts: Iterable[Stored[HostClaim]],
+    unreadable_hosts: Iterable[str],
+    routes: Iterable[Stored[RouteClaim]],
+    unreadable_routes: Iterable[str],
+) -> Claims:
+    """``unreadable_routes``: their keys."""
+    return Claims(
+        {stored.value.host: stored for stored in hosts},
+        {(stored.value.host, stored.value.path): stored for stored in routes},
+        frozenset(unreadable_hosts),
+        frozenset((host, path) for host, path in map(keys.ROUTES.parse, unreadable_routes)),
+    )

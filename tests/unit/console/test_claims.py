@@ -8,7 +8,7 @@ import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lain_console.operations.claims import clashes, plan_claims, routes_of, settle, surplus
+from lain_console.operations.claims import ClaimPlan, clashes, plan_claims, routes_of, settle, surplus
 from lain_console.state import Claims
 from lain_shared import keys
 from lain_shared.model.pod import Desired
@@ -81,12 +81,51 @@ def test_a_host_stays_while_a_guest_is_on_it_or_it_is_a_default() -> None:
         [RouteClaim("guest.org", "/shop", "shop", "web"), RouteClaim("gone.org", "/", "hello", "web"),
          RouteClaim("hello.lain", "/", "hello", "web")],
     )  # fmt: skip
-    assert written(settle("hello", {}, claims)) == {
+    assert written(settle("hello", {}, claims).writes) == {
         "routes/gone.org/%2F": "delete",
         "routes/hello.lain/%2F": "delete",
         "hosts/gone.org": "delete",
     }
     assert [(each.host, each.path) for each in surplus("hello", {}, claims)] == [("gone.org", "/"), ("hello.lain", "/")]
+
+
+def test_a_guest_changes_the_host_it_comes_to_and_its_owner_gives_back_only_what_it_has_seen() -> None:
+    shared = claims_of([HostClaim("a.org", "hello", ("shop",))], [RouteClaim("a.org", "/", "hello", "web")])
+    coming = plan_claims("shop", [web(1, "a.org/shop")], shared)
+    assert written(coming.writes) == {"hosts/a.org": "put", "routes/a.org/%2Fshop": "put"}
+    assert ModRevision(keys.HOSTS.key("a.org"), 7) in coming.expectations
+    leaving = settle("hello", {}, shared)
+    assert written(leaving.writes) == {"hosts/a.org": "delete", "routes/a.org/%2F": "delete"}
+    assert set(leaving.expectations) == {
+        ModRevision(keys.HOSTS.key("a.org"), 7),
+        ModRevision(keys.ROUTES.key("a.org", "/"), 9),
+    }
+    moved = settle("hello", {("a.org", "/"): "api", ("a.org", "/new"): "api"}, shared)
+    assert set(moved.expectations) == {
+        ModRevision(keys.ROUTES.key("a.org", "/"), 9),
+        ModRevision(keys.ROUTES.key("a.org", "/new"), 0),
+    }
+
+
+def test_a_guest_that_is_there_already_leaves_the_host_alone() -> None:
+    there = claims_of([HostClaim("a.org", "hello", ("shop",))], [RouteClaim("a.org", "/shop", "shop", "web")])
+    assert plan_claims("shop", [web(1, "a.org/shop")], there).writes == ()
+
+
+def test_a_claim_that_cannot_be_read_is_taken() -> None:
+    claims = Claims(
+        {"mine.org": claims_of([HostClaim("mine.org", "hello")]).hosts["mine.org"]},
+        {},
+        frozenset({"bad.org"}),
+        frozenset({("mine.org", "/bad")}),
+    )
+    plan = plan_claims("hello", [web(1, "bad.org", "mine.org/bad")], claims)
+    assert [(each.code, each.message) for each in plan.refusals] == [
+        ("claim_unreadable", "bad.org is taken, and by whom cannot be read"),
+        ("claim_unreadable", "mine.org/bad is taken, and by whom cannot be read"),
+    ]
+    assert settle("hello", {}, claims) == ClaimPlan(), "the host stays: somebody has a path on it"
+    assert settle("hello", {("mine.org", "/bad"): "web"}, claims).writes == (), "it is not overwritten"
 
 
 HOSTS = st.sampled_from(["a.org", "b.org", "c.org"])
@@ -126,11 +165,11 @@ def test_after_any_upgrade_each_app_claims_what_it_is_given_and_nothing_else(
         if plan.refusals:
             continue
         claims = apply(claims, plan.writes)
-        claims = apply(claims, settle(app, routes_of(procs_of(routes)), claims))
+        claims = apply(claims, settle(app, routes_of(procs_of(routes)), claims).writes)
         own = {route for route, stored in claims.routes.items() if stored.value.app == app}
         assert own == set(routes_of(procs_of(routes)))
         owners = {host: stored.value.owner for host, stored in claims.hosts.items()}
         assert {host for host, _ in own} <= owners.keys()
-        assert settle(app, routes_of(procs_of(routes)), claims) == (), "settled once is settled"
+        assert settle(app, routes_of(procs_of(routes)), claims) == ClaimPlan(), "settled once is settled"
     for (host, _), stored in claims.routes.items():
         assert claims.hosts[host].value.owner == stored.value.app

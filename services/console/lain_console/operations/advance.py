@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-from lain_console.operations.claims import routes_of, settle, surplus
+from lain_console.operations.claims import ClaimPlan, routes_of, settle, surplus
 from lain_console.operations.overrides import override_values, with_overrides
 from lain_console.state import Claims, Scene
 from lain_shared.model.app import (
@@ -30,7 +30,6 @@ from lain_shared.model.app import (
 from lain_shared.model.pod import Desired, PodState, ProcType
 from lain_shared.model.route import Route
 from lain_shared.model.status import InstanceStatus, ProcPhase, ProcStatus
-from lain_shared.store import Write
 
 CRASHES_TO_FAIL = 3
 MAX_STEPS = 200
@@ -79,8 +78,8 @@ class Move:
     """Procs whose ``desired`` goes."""
     app: App | None = None
     history: HistoryRecord | None = None
-    writes: tuple[Write, ...] = ()
-    """Claims."""
+    claims: ClaimPlan = field(default_factory=ClaimPlan)
+    """What becomes of the claims, and as what they were seen."""
 
 
 Decision = Move | Wait
@@ -304,7 +303,7 @@ def _releasing(view: View) -> Decision:
         failure=operation.failure,
         steps=operation.steps,
     )
-    return Move(None, app=_app_after(view, outcome), history=history, writes=settle(operation.app, wanted, view.claims))
+    return Move(None, app=_app_after(view, outcome), history=history, claims=settle(operation.app, wanted, view.claims))
 
 
 def _app_after(view: View, outcome: Outcome) -> App:

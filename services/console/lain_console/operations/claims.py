@@ -14,7 +14,7 @@ from lain_sdk.api_types import Problem
 from lain_shared import keys
 from lain_shared.model.pod import Desired
 from lain_shared.model.route import HostClaim, RouteClaim
-from lain_shared.records import encode
+from lain_shared.records import Stored, encode
 from lain_shared.store import ABSENT, Delete, Expectation, ModRevision, Put, Write
 
 
@@ -64,17 +64,29 @@ def plan_claims(app: str, procs: Iterable[Desired], claims: Claims, defaults: Co
     for host in sorted({host for host, _ in wanted}):
         key = keys.HOSTS.key(host)
         stored = claims.hosts.get(host)
+        if host in claims.unreadable_hosts:
+            refusals.append(_unreadable(host, key))
+            continue
         if stored is None:
             expectations.append(ModRevision(key, ABSENT))
             claim = HostClaim(host, app, default=host in defaults)
             writes.append(Put(key, encode(claim, keys.HOSTS.version)))
             continue
         expectations.append(ModRevision(key, stored.entry.mod_revision))
-        if stored.value.owner != app and app not in stored.value.guests:
+        if stored.value.owner == app:
+            continue
+        if app not in stored.value.guests:
             refusals.append(_taken(host, stored.value.owner, app))
+        elif any(route not in claims.routes for route in wanted if route[0] == host):
+            writes.append(
+                Put(key, stored.entry.value)
+            )  # so that its owner cannot give the host back at the same moment
     for (host, path), proc in sorted(wanted.items()):
         key = keys.ROUTES.key(host, path)
         taken = claims.routes.get((host, path))
+        if (host, path) in claims.unreadable_routes:
+            refusals.append(_unreadable(host + path.rstrip("/"), key))
+            continue
         if taken is not None and taken.value.app != app:
             owner = claims.hosts.get(host)
             if owner is None or owner.value.owner == app or app in owner.value.guests:
@@ -95,6 +107,15 @@ def _taken(name: str, owner: str, app: str) -> Problem:
     )
 
 
+def _unreadable(name: str, key: str) -> Problem:
+    return Problem(
+        "claim_unreadable",
+        f"{name} is taken, and by whom cannot be read",
+        why=f"the record {key} is damaged, or was written by a newer LAIN",
+        next="an operator upgrades this console, or restores that record",
+    )
+
+
 def surplus(app: str, wanted: Mapping[tuple[str, str], str], claims: Claims) -> tuple[RouteClaim, ...]:
     """Paths that ``app`` claims and has no more use for."""
     return tuple(
@@ -104,23 +125,32 @@ def surplus(app: str, wanted: Mapping[tuple[str, str], str], claims: Claims) -> 
     )
 
 
-def settle(app: str, wanted: Mapping[tuple[str, str], str], claims: Claims) -> tuple[Write, ...]:
-    """Make the claims of ``app`` equal to ``wanted``. ``claims`` holds every claim there is.
+def settle(app: str, wanted: Mapping[tuple[str, str], str], claims: Claims) -> ClaimPlan:
+    """Make the claims of ``app`` equal to ``wanted``, if they still stand as read. ``claims`` holds every claim there is.
 
-    A host stays claimed while it is a default host of its owner, or while a guest still has a path on it.
+    A host stays claimed while it is a default host of its owner, or while a guest still has a path on it (or somebody unknown has).
     """
+    expectations: list[Expectation] = []
     writes: list[Write] = []
     gone = {(claim.host, claim.path) for claim in surplus(app, wanted, claims)}
-    for host, path in sorted(gone):
-        writes.append(Delete(keys.ROUTES.key(host, path)))
+    for route in sorted(gone):
+        expectations.append(_as_read(claims.routes[route]))
+        writes.append(Delete(keys.ROUTES.key(*route)))
     for (host, path), proc in sorted(wanted.items()):
-        stored = claims.routes.get((host, path))
+        if (host, path) in claims.unreadable_routes:
+            continue
+        key, stored = keys.ROUTES.key(host, path), claims.routes.get((host, path))
         if stored is None or (stored.value.app == app and stored.value.proc != proc):
-            writes.append(
-                Put(keys.ROUTES.key(host, path), encode(RouteClaim(host, path, app, proc), keys.ROUTES.version))
-            )
-    in_use = {host for host, _ in wanted} | {host for host, path in claims.routes if (host, path) not in gone}
+            expectations.append(_as_read(stored) if stored is not None else ModRevision(key, ABSENT))
+            writes.append(Put(key, encode(RouteClaim(host, path, app, proc), keys.ROUTES.version)))
+    in_use = {host for host, _ in wanted} | {host for host, _ in claims.routes.keys() - gone}
+    in_use |= {host for host, _ in claims.unreadable_routes}
     for host, claim in sorted(claims.hosts.items()):
         if claim.value.owner == app and not claim.value.default and host not in in_use:
+            expectations.append(_as_read(claim))
             writes.append(Delete(keys.HOSTS.key(host)))
-    return tuple(writes)
+    return ClaimPlan((), tuple(expectations), tuple(writes))
+
+
+def _as_read(stored: Stored[HostClaim] | Stored[RouteClaim]) -> ModRevision:
+    return ModRevision(stored.entry.key, stored.entry.mod_revision)

@@ -19,7 +19,7 @@ from lain_shared import keys
 from lain_shared.errors import Conflict, LainError, LeaseLost, Uncertain
 from lain_shared.lease import LeaseKeeper
 from lain_shared.model.app import Operation, OperationHolder, OperationPhase, Release
-from lain_shared.records import Stored
+from lain_shared.records import BadRecord, Stored
 from lain_shared.store import ABSENT, CreateRevision, Delete, Expectation, ModRevision, Write
 
 log = structlog.get_logger()
@@ -63,14 +63,17 @@ class Driver:
 
     async def one_pass(self) -> float | None:
         """Look after every operation; returns the seconds after which to look again at the latest."""
-        operations = await self._state.operations.list()
+        operations, unreadable = await self._state.operations.list_readable()
         self._note_absence()
-        self._metrics.operations.set(len(operations))
+        self._metrics.operations.set(len(operations) + len(unreadable))
+        apps = [stored.value.app for stored in operations]
+        stuck = {keys.OPERATIONS.parse(key)[0]: why for key, why in unreadable.items()}
+        for app, why in stuck.items():
+            self._note_stuck(app, BadRecord(f"the operation of {app} cannot be driven", why=why))
+        again = await asyncio.gather(*map(self._look_after, apps), return_exceptions=True)
+        self._forget({*apps, *stuck})
         if not operations:
             return None
-        apps = [stored.value.app for stored in operations]
-        again = await asyncio.gather(*map(self._look_after, apps), return_exceptions=True)
-        self._forget(set(apps))
         for each in again:
             if isinstance(each, BaseException):
                 raise each
@@ -101,12 +104,15 @@ class Driver:
             log.info("operation_write_unsure", app=app, error=error.message)
             return 0.5
         except LainError as error:
-            self._metrics.steps.labels("failed").inc()
-            if self._stuck.get(app) != error.message:
-                self._stuck[app] = error.message
-                log.warning("operation_stuck", app=app, code=error.error_code, error=error.message, why=error.why)
+            self._note_stuck(app, error)
             return 2.0
         return 0.0
+
+    def _note_stuck(self, app: str, error: LainError) -> None:
+        self._metrics.steps.labels("failed").inc()
+        if self._stuck.get(app) != error.message:
+            self._stuck[app] = error.message
+            log.warning("operation_stuck", app=app, code=error.error_code, error=error.message, why=error.why)
 
     async def _step(self, app: str) -> float | None:
         """Make one step; returns None when it did, else how long to wait."""
@@ -168,7 +174,8 @@ class Driver:
     async def _make(self, scene: Scene, stored: Stored[Operation], move: Move, fence: Expectation) -> None:
         state, app = self._state, stored.value.app
         expect: list[Expectation] = [fence, ModRevision(stored.entry.key, stored.entry.mod_revision)]
-        writes: list[Write] = [*move.writes]
+        expect.extend(move.claims.expectations)
+        writes: list[Write] = [*move.claims.writes]
         writes.extend(state.desired.put_op(each, app, each.proc) for each in move.put)
         writes.extend(state.desired.delete_op(app, proc) for proc in move.delete)
         if move.operation is not None:
