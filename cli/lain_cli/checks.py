@@ -5,6 +5,7 @@ from __future__ import annotations
 import email.utils
 import shutil
 import socket
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -167,8 +168,10 @@ def check_certificates(run: Run) -> Check:
         try:
             with run.ca_file() as ca:
                 ends.append((certificate_end(parts.hostname, parts.port or 443, ca), name))
-        except (OSError, LainError) as error:
+        except (ssl.SSLCertVerificationError, LainError) as error:
             return Check("certificates", "problem", f"{name}: {error}", "is the CA of this phase the cluster's?")
+        except OSError as error:
+            return Check("certificates", "skipped", f"{name} shows none: {error}")
     if not ends:
         return Check("certificates", "skipped", "no https address")
     end, name = min(ends)

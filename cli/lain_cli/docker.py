@@ -40,7 +40,7 @@ _STEP_FAILED = re.compile(
 _MISSING = (
     r"manifest unknown|manifest for .* not found|pull access denied|repository does not exist|no such image|: not found"
 )
-_UNREACHABLE = r"connection refused|no such host|i/o timeout|tls handshake|x509:|network is unreachable|http response to https|eof$"
+_UNREACHABLE = r"connection refused|connection reset|no such host|i/o timeout|tls handshake|x509:|network is unreachable|http response to https|eof$"
 
 
 class BuildFailed(LainError):
@@ -292,7 +292,7 @@ def failure(arguments: Sequence[str], code: int, lines: Sequence[str], *, what: 
         )  # fmt: skip
     if re.search(_UNREACHABLE, low):
         return Unavailable(
-            f"a registry cannot be reached for {subject}", why=tail[-1] if tail else "", evidence=evidence,
+            f"the registry {subject} cannot be reached" if arguments[0] == "login" else f"a registry cannot be reached for {subject}", why=tail[-1] if tail else "", evidence=evidence,
             code="registry_unreachable", next="is it up, and does this machine's Docker trust it? lainctl doctor",
         )  # fmt: skip
     if arguments[0] == "build":

@@ -97,10 +97,12 @@ def _evidence(key: str, value: Any, dim: str, end: str) -> list[str]:
 
 
 def _told_already(value: Any, error: LainError) -> bool:
-    """One problem that the message repeats word by word."""
+    """One problem, or one line, that message or cause repeat word by word."""
     match value:
         case [{"message": str(text)}]:
             return text in error.message
+        case [str(text)]:
+            return text == error.why
     return False
 
 

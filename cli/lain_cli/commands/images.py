@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Self
 
 import click
 
@@ -92,20 +94,33 @@ class Pushed:
     digest: str
 
 
-def push_images(run: Run, app: str, version: str) -> tuple[Pushed, ...]:
-    """Tag and upload both images of a version to the phase's registry."""
-    phase = run.phase
-    address = registry_of(run, phase)
-    _require_images(run.docker, app, version)
-    pushed: list[Pushed] = []
-    with run.docker.logged_in(address, phase.registry_user, phase.registry_password) as docker:
+class PhaseRegistry:
+    """The phase's registry, logged in to for as long as it is open: a wrong password is told before anything else is done."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        phase = self._run.phase
+        self._address = registry_of(self._run, phase)
+        login = self._run.docker.logged_in(self._address, phase.registry_user, phase.registry_password)
+        self._docker = self._stack.enter_context(login)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def push(self, app: str, version: str) -> tuple[Pushed, ...]:
+        """Tag and upload both images of a version."""
+        pushed: list[Pushed] = []
         for kind in PUSHED:
-            remote = image(app, kind, version, address)
-            docker.tag(image(app, kind, version), remote)
-            run.progress.line(f"==> pushing {remote}", "bold")
-            docker.push(remote)
-            pushed.append(Pushed(kind, remote, _digest(docker, remote)))
-    return tuple(pushed)
+            remote = image(app, kind, version, self._address)
+            self._docker.tag(image(app, kind, version), remote)
+            self._run.progress.line(f"==> pushing {remote}", "bold")
+            self._docker.push(remote)
+            pushed.append(Pushed(kind, remote, _digest(self._docker, remote)))
+        return tuple(pushed)
 
 
 def registry_of(run: Run, phase: Phase) -> str:
@@ -178,7 +193,9 @@ def tag(run: Run) -> None:
 def push(run: Run) -> None:
     """Upload this commit's release and meta images to the phase's registry."""
     app, version = run.app(None), head_version(run)
-    show_pushed(run, app, version, push_images(run, app, version))
+    _require_images(run.docker, app, version)
+    with PhaseRegistry(run) as registry:
+        show_pushed(run, app, version, registry.push(app, version))
 
 
 def show_pushed(run: Run, app: str, version: str, pushed: tuple[Pushed, ...]) -> None:

@@ -7,7 +7,7 @@ import click
 from lain_cli.building import Builder, summary
 from lain_cli.commands.apps import register
 from lain_cli.commands.deploy import DETACH, TIMEOUT, deploy_app
-from lain_cli.commands.images import push_images
+from lain_cli.commands.images import PhaseRegistry
 from lain_cli.context import Run
 from lain_cli.git import require_version
 from lain_cli.options import command
@@ -25,8 +25,9 @@ def ship(run: Run, *, registering: bool, pull: bool, replace: bool, detach: bool
     run.call(lambda console: console.whoami())  # a cluster that cannot be reached is told before minutes of building
     if registering and register(run, builder.app, builder.manifest.giturl):
         run.progress.line(f"==> registered {builder.app} in {run.phase.name}", "bold")
-    built = builder.images()
-    run.progress.line(f"==> built {summary(built)}", "bold")
     version = require_version(builder.tree)
-    push_images(run, builder.app, version)
+    with PhaseRegistry(run) as registry:
+        built = builder.images()
+        run.progress.line(f"==> built {summary(built)}", "bold")
+        registry.push(builder.app, version)
     deploy_app(run, builder.app, version, replace=replace, detach=detach, timeout=timeout)

@@ -27,6 +27,11 @@ CASES = [
     ("no basic auth credentials", Denied, "registry_denied"),
     ("Get https://r:5000/v2/: dial tcp 1.2.3.4:5000: connect: connection refused", Unavailable, "registry_unreachable"),
     ("Get https://r:5000/v2/: x509: certificate signed by unknown authority", Unavailable, "registry_unreachable"),
+    (
+        'Get "http://r:5000/v2/": read tcp 1.2.3.4:1->1.2.3.4:2: read: connection reset by peer',
+        Unavailable,
+        "registry_unreachable",
+    ),
     ("dial tcp: lookup registry-1.docker.io: no such host", Unavailable, "registry_unreachable"),
     ("COPY failed: no such file", BuildFailed, "build_failed"),
 ]
