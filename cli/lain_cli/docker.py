@@ -40,7 +40,10 @@ _STEP_FAILED = re.compile(
 _MISSING = (
     r"manifest unknown|manifest for .* not found|pull access denied|repository does not exist|no such image|: not found"
 )
-_UNREACHABLE = r"connection refused|connection reset|no such host|i/o timeout|tls handshake|x509:|network is unreachable|http response to https|eof$"
+_UNREACHABLE = (
+    r"connection refused|connection reset|no such host|i/o timeout|tls handshake|x509:|network is unreachable"
+    r"|http response to https|eof$"
+)
 
 
 class BuildFailed(LainError):
@@ -291,8 +294,10 @@ def failure(arguments: Sequence[str], code: int, lines: Sequence[str], *, what: 
             evidence=evidence, code="image_missing", next="is its name right, and has it been pushed?",
         )  # fmt: skip
     if re.search(_UNREACHABLE, low):
+        away = f"a registry cannot be reached for {subject}"
+        away = f"the registry {subject} cannot be reached" if arguments[0] == "login" else away
         return Unavailable(
-            f"the registry {subject} cannot be reached" if arguments[0] == "login" else f"a registry cannot be reached for {subject}", why=tail[-1] if tail else "", evidence=evidence,
+            away, why=tail[-1] if tail else "", evidence=evidence,
             code="registry_unreachable", next="is it up, and does this machine's Docker trust it? lainctl doctor",
         )  # fmt: skip
     if arguments[0] == "build":
