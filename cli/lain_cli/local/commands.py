@@ -48,9 +48,10 @@ def _reach() -> Docker:
     """The Engine, or the reason why there is none, in words."""
     docker, own = Docker(), OwnEngine(images.cache_dir() / "engine")
     facts = preflight.gather(docker, own)
+    preflight.require_answer(facts)
     if facts.engine is None:
         raise Unavailable(
-            "no Docker Engine answers", why=facts.engine_error,
+            "no Docker Engine runs", why=facts.engine_error,
             next="lain local up" if facts.can_start_engine else "start Docker and repeat", code="engine_away",
         )  # fmt: skip
     return docker
@@ -71,6 +72,8 @@ def up(run: Run, name: str, isolated: bool, any_ports: bool, no_build: bool) -> 
     began = time.monotonic()
     docker, own = Docker(), OwnEngine(images.cache_dir() / "engine")
     facts = preflight.gather(docker, own)
+    if facts.docker_installed:
+        preflight.require_answer(facts)
     preflight.refuse(preflight.judge(facts))
     if facts.engine is None:
         run.progress.line("starting the Docker Engine (nothing else starts it on this machine)")
@@ -107,6 +110,7 @@ def status(run: Run, name: str) -> int:
     """Show the node, its parts and the ports on this machine. Exit code 1 when something is not well."""
     own, docker = OwnEngine(images.cache_dir() / "engine"), Docker()
     facts = preflight.gather(docker, own)
+    preflight.require_answer(facts)
     found = Status(name, "absent", "") if facts.engine is None else _cluster(run, name).status()
     run.show(_document(found), lambda screen: _draw(screen, found))
     return 0 if found.state == "running" and all(part.ready for part in found.parts) else 1
@@ -146,9 +150,11 @@ def logs(run: Run, name: str, follow: bool, tail: int, part: str | None) -> int:
 def down(run: Run, name: str) -> None:
     """Remove the cluster with all its apps, images and volumes, and stop the Docker Engine if `up` started it."""
     docker, own = Docker(), OwnEngine(images.cache_dir() / "engine")
-    if preflight.gather(docker, own).engine is None:
+    facts = preflight.gather(docker, own)
+    preflight.require_answer(facts)
+    if facts.engine is None:
         _cluster(run, name).forget()
-        run.progress.line("no Docker Engine answers, so nothing of LAIN runs", "good")
+        run.progress.line("no Docker Engine runs here, so nothing of LAIN runs", "good")
         return
     there = _cluster(run, name).down()
     run.progress.line(f"{name} is gone" if there else f"there was no cluster {name}", "good")

@@ -59,7 +59,12 @@ class OwnEngine:
         )
 
     def start(self, docker: Docker) -> None:
-        """Start dockerd and wait until it answers; ``Unavailable`` tells its last words."""
+        """Start dockerd and wait until it answers; ``Unavailable`` tells its last words. One that only is slow stays ours to stop."""
+        if (running := self.started()) is not None:
+            raise Unavailable(
+                "the Docker Engine that lain local started does not answer", evidence={"pid": running.pid},
+                next=f"read {self.folder / 'dockerd.log'}", code="engine_silent",
+            )  # fmt: skip
         self.folder.mkdir(parents=True, exist_ok=True)
         pidfile, logfile = self.folder / "dockerd.pid", self.folder / "dockerd.log"
         pidfile.unlink(missing_ok=True)
@@ -76,11 +81,14 @@ class OwnEngine:
         self.record.write_text(json.dumps(asdict(record)))
         deadline = time.monotonic() + START_SECONDS
         while not docker.succeeds("version", "--format", "{{.Server.Version}}"):
-            if process.poll() is not None or time.monotonic() > deadline:
-                self.record.unlink(missing_ok=True)
+            ended = process.poll() is not None
+            if ended or time.monotonic() > deadline:
+                if ended:
+                    self.record.unlink(missing_ok=True)
+                what = "did not start" if ended else f"does not answer after {START_SECONDS:.0f} s"
                 lines = logfile.read_text(errors="replace").splitlines()[-8:]
                 raise Unavailable(
-                    "the Docker Engine did not start", evidence={"its_last_words": lines}, next=f"read {logfile}"
+                    f"the Docker Engine {what}", evidence={"its_last_words": lines}, next=f"read {logfile}"
                 )
             time.sleep(0.1)
 

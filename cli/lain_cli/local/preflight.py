@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lain_cli.local.docker import Docker
-from lain_cli.local.engine import OwnEngine
-from lain_shared.errors import Refused
+from lain_cli.local.engine import SOCKET, OwnEngine
+from lain_shared.errors import LainError, Refused, Unavailable
 
 OLDEST_ENGINE = (20, 10)
 LEAST_MEMORY_BYTES = 1_500_000_000
 LEAST_DISK_BYTES = 4_000_000_000
 ANSWER_SECONDS = 2.0
+CONNECT_SECONDS = 0.5
 PORTS: Mapping[str, int] = {
     "router_http": 80, "router_https": 443, "console": 9510, "deployd": 9511, "registry": 5000,
 }  # fmt: skip
@@ -33,7 +34,10 @@ LAN_POOL = ipaddress.ip_network("10.77.0.0/16")
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What was seen. ``engine``: ``docker info``'s answer, None when no Engine answered; ``engine_error``: its words."""
+    """What was seen. ``engine``: ``docker info``'s answer, None when no Engine answered; ``engine_error``: its words.
+
+    ``engine_absent``: no Engine runs, for sure. One that is slow or may not be used is not absent, and what runs on it is not known.
+    """
 
     docker_installed: bool
     engine: Mapping[str, object] | None
@@ -42,6 +46,7 @@ class Facts:
     disk_free_bytes: int | None
     images_missing: tuple[str, ...]
     can_build: bool
+    engine_absent: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +60,10 @@ class Obstacle:
 def gather(docker: Docker, own: OwnEngine) -> Facts:
     """Look at this machine. At most ``ANSWER_SECONDS`` are spent on an Engine that does not answer."""
     installed = shutil.which("docker") is not None
-    engine, error = _engine(docker) if installed else (None, "")
+    engine, error = _engine(docker) if installed else (None, "the command docker is not installed")
+    started = own.started()
+    if engine is None and started is not None:
+        error += f" (lain local started it: process {started.pid}, log {own.folder / 'dockerd.log'})"
     return Facts(
         docker_installed=installed,
         engine=engine,
@@ -64,14 +72,43 @@ def gather(docker: Docker, own: OwnEngine) -> Facts:
         disk_free_bytes=_disk_free(engine, own),
         images_missing=(),
         can_build=True,
+        engine_absent=engine is None and started is None and nobody_listens(_endpoint(docker, installed=installed)),
     )
+
+
+def _endpoint(docker: Docker, *, installed: bool) -> str:
+    """Where the docker command looks for its Engine (``DOCKER_HOST``, its context, the usual socket); empty when it does not say."""
+    if not installed:
+        return f"unix://{SOCKET}"
+    try:
+        return docker.run(
+            "context", "inspect", "--format", "{{.Endpoints.docker.Host}}", timeout_seconds=ANSWER_SECONDS
+        )
+    except LainError:
+        return ""
+
+
+def nobody_listens(endpoint: str) -> bool:
+    """Whether this machine itself says that no process serves ``endpoint``. Silence, missing rights, another machine: False."""
+    if not endpoint.startswith("unix://"):
+        return False
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(CONNECT_SECONDS)
+        try:
+            probe.connect(endpoint.removeprefix("unix://"))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return True
+        except OSError:
+            return False
+    return False
 
 
 def _engine(docker: Docker) -> tuple[Mapping[str, object] | None, str]:
     try:
         done = subprocess.run(
-            docker.argv("info", "--format", "{{json .}}"), capture_output=True, timeout=ANSWER_SECONDS, check=False
-        )
+            docker.argv("info", "--format", "{{json .}}"), capture_output=True, timeout=ANSWER_SECONDS, check=False,
+            env=dict(docker.environ),
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return None, f"no answer within {ANSWER_SECONDS:.0f} s"
     try:
@@ -94,8 +131,23 @@ def _disk_free(engine: Mapping[str, object] | None, own: OwnEngine) -> int | Non
         return None
 
 
+def require_answer(facts: Facts) -> None:
+    """Raise ``Unavailable`` when an Engine may run and does not answer us: then nothing may be started, forgotten or called absent."""
+    if facts.engine is not None or facts.engine_absent:
+        return
+    if "permission denied" in facts.engine_error.lower():
+        raise Unavailable(
+            "this user may not use the Docker Engine", why=facts.engine_error, code="engine_denied",
+            next="add yourself to its group (usermod -aG docker $USER, then log in again), or use sudo",
+        )  # fmt: skip
+    raise Unavailable(
+        "the Docker Engine does not answer; nothing was changed", why=facts.engine_error, code="engine_silent",
+        next="see what keeps it (docker info; journalctl -u docker), and repeat",
+    )  # fmt: skip
+
+
 def judge(facts: Facts) -> tuple[Obstacle, ...]:
-    """Every obstacle at once; none: go. Pure."""
+    """Every obstacle at once; none: go. Of an Engine that answers, or of its sure absence (``require_answer``). Pure."""
     found: list[Obstacle] = []
     if not facts.docker_installed:
         return (
@@ -107,13 +159,6 @@ def judge(facts: Facts) -> tuple[Obstacle, ...]:
     if facts.engine is None:
         if facts.can_start_engine:
             return ()
-        if "permission denied" in facts.engine_error.lower():
-            return (
-                Obstacle(
-                    "this user may not use the Docker Engine",
-                    "add yourself to its group (usermod -aG docker $USER, then log in again), or use sudo",
-                ),
-            )
         return (
             Obstacle(
                 f"no Docker Engine answers: {facts.engine_error}",

@@ -3,14 +3,34 @@
 from __future__ import annotations
 
 import ipaddress
-from dataclasses import replace
+import json
+import os
+import socket
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lain_cli.local.preflight import PORTS, Facts, choose_lan, choose_ports, judge, refuse
-from lain_shared.errors import Refused
+from lain_cli.failures import Exit
+from lain_cli.local import preflight
+from lain_cli.local.docker import Docker
+from lain_cli.local.engine import OwnEngine, Started
+from lain_cli.local.preflight import (
+    PORTS,
+    Facts,
+    choose_lan,
+    choose_ports,
+    gather,
+    judge,
+    nobody_listens,
+    refuse,
+    require_answer,
+)
+from lain_shared.errors import Refused, Unavailable
+from tests.fixtures.cli import Lain
 
 GOOD = Facts(
     docker_installed=True,
@@ -38,11 +58,10 @@ def test_a_good_machine_has_no_obstacle() -> None:
     [
         (replace(GOOD, docker_installed=False), "docker is not installed", "apt-get install docker.io"),
         (
-            replace(GOOD, engine=None, engine_error="Cannot connect"),
+            replace(GOOD, engine=None, engine_error="Cannot connect", engine_absent=True),
             "no Docker Engine answers: Cannot connect",
             "systemctl start docker",
         ),
-        (replace(GOOD, engine=None, engine_error="dial: permission denied"), "may not use", "usermod -aG docker"),
         (replace(GOOD, engine={**GOOD.engine, "ServerVersion": "19.03.1"}), "Engine is 19.03.1", "20.10"),  # type: ignore[dict-item]
         (replace(GOOD, engine={**GOOD.engine, "OSType": "windows"}), "windows", "Linux containers"),  # type: ignore[dict-item]
         (replace(GOOD, engine={**GOOD.engine, "SecurityOptions": ["name=rootless"]}), "rootless", "rootful"),  # type: ignore[dict-item]
@@ -64,7 +83,76 @@ def test_all_obstacles_are_told_at_once_and_nothing_is_changed() -> None:
 
 
 def test_an_engine_that_we_can_start_is_no_obstacle() -> None:
-    assert judge(replace(GOOD, engine=None, engine_error="Cannot connect", can_start_engine=True)) == ()
+    absent = replace(GOOD, engine=None, engine_error="Cannot connect", can_start_engine=True, engine_absent=True)
+    require_answer(absent)
+    assert judge(absent) == ()
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "fix"),
+    [
+        ("no answer within 2 s", "engine_silent", "repeat"),
+        ("dial unix: connect: permission denied", "engine_denied", "usermod -aG docker"),
+        ("Error response: 500", "engine_silent", "repeat"),
+    ],
+)
+def test_an_engine_that_does_not_answer_is_not_an_absent_one(words: str, code: str, fix: str) -> None:
+    with pytest.raises(Unavailable) as told:
+        require_answer(replace(GOOD, engine=None, engine_error=words, can_start_engine=True))
+    assert told.value.error_code == code and fix in told.value.next and told.value.why == words
+
+
+@pytest.fixture
+def silent(tmp_path: Path) -> Iterator[str]:
+    """The endpoint of an Engine that takes connections and says nothing."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "silent.sock"))
+        listener.listen()
+        yield f"unix://{tmp_path / 'silent.sock'}"
+
+
+def test_only_a_socket_that_nobody_serves_says_so(tmp_path: Path, silent: str) -> None:
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(tmp_path / "left.sock"))
+    assert nobody_listens(f"unix://{tmp_path / 'none.sock'}") and nobody_listens(f"unix://{tmp_path / 'left.sock'}")
+    assert not nobody_listens(silent)
+    assert (
+        not nobody_listens("tcp://127.0.0.1:1")
+        and not nobody_listens("ssh://nobody@nowhere")
+        and not nobody_listens("")
+    )
+
+
+def test_what_is_seen_of_an_engine_that_is_away(tmp_path: Path, silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "ANSWER_SECONDS", 0.5)
+    own = OwnEngine(tmp_path / "engine")
+
+    def seen(endpoint: str) -> Facts:
+        return gather(Docker(environ={**os.environ, "DOCKER_HOST": endpoint}), own)
+
+    none = f"unix://{tmp_path / 'none.sock'}"
+    assert seen(none).engine_absent and not seen(silent).engine_absent
+    own.folder.mkdir()
+    clock = Path(f"/proc/{os.getpid()}/stat").read_text().rpartition(")")[2].split()[19]
+    own.record.write_text(json.dumps(asdict(Started(os.getpid(), clock, "1", (), bridge=False))))
+    starting = seen(none)  # ours lives, and has no socket yet
+    assert not starting.engine_absent and str(os.getpid()) in starting.engine_error
+    with pytest.raises(Unavailable, match="does not answer"):
+        own.start(Docker())
+    assert own.started() is not None
+
+
+def test_a_slow_engine_is_not_taken_for_none(lain: Lain, silent: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(preflight, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setenv("DOCKER_HOST", silent)
+    monkeypatch.setenv("LAIN_CACHE", str(lain.directory / "cache"))
+    lain.configure("local", console="http://127.0.0.1:1")
+    for verb in ("up", "down", "status", "start", "stop"):
+        done = lain("local", verb)
+        assert done.code == Exit.UNREACHABLE and "does not answer" in done.err and "next:" in done.err, verb
+    assert "local" in lain("config", "show").out
+    monkeypatch.setenv("DOCKER_HOST", "unix:///nowhere/docker.sock")
+    assert lain("local", "down").code == 0 and "local" not in lain("config", "show").out
 
 
 def test_taken_ports_shift_to_where_people_look() -> None:
