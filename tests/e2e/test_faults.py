@@ -10,7 +10,7 @@ import pytest
 
 from tests.fixtures.cluster import App, Ended, LocalCluster, Traffic, wait_until
 
-UNREACHABLE = 6
+REFUSED, UNREACHABLE = 3, 6
 DOCKERD = "/etc/lain-node/services/dockerd"
 
 
@@ -103,15 +103,16 @@ def test_docker_away_and_back(app: App) -> None:
     try:
         with Traffic(app.get).running() as traffic:
             wait_until(lambda: "docker" in node_state(cluster), "the node's Engine is reported")
-            app.lain("scale", "web", "-n", "2", "--detach")
+            said(app.lain("scale", "web", "-n", "2", code=REFUSED), "engine", "next:")
             told = app.lain("explain", code=None)
             assert "Docker Engine" in told.out and "Traceback" not in told.err
             wait_until(lambda: traffic.answers > 50, "requests while it is away")
         assert traffic.bad == []
     finally:
         cluster.on_node("sv", "start", DOCKERD)
-    wait_until(lambda: app.proc("web")["ready"] == 2, "what was asked for meanwhile is done", 60)
-    wait_until(lambda: app.state()["operation"] is None, "the operation has ended")
+    wait_until(lambda: "docker" not in node_state(cluster), "the node's Engine is back", 60)
+    app.lain("scale", "web", "-n", "2")
+    assert app.proc("web")["ready"] == 2
     app.lain("scale", "web", "--reset")
 
 
