@@ -21,6 +21,7 @@ from lain_shared.tls import client_context
 TIMEOUT_SECONDS = 5.0
 LEAST_FREE_BYTES = 2 * 1024**3
 SOON_SECONDS = 30 * 86400
+RENEW = "renew it: `lain local up`; on a Docker host `docker compose -p lain run --rm files`, then restart the parts that it names"
 MOST_SKEW_SECONDS = 30.0
 
 
@@ -177,9 +178,9 @@ def check_certificates(run: Run) -> Check:
     end, name = min(ends)
     left = end - time.time()
     found = f"the first to expire is {name}'s, in {duration(left)}"
-    return Check(
-        "certificates", "warning" if left < SOON_SECONDS else "ok", found, "renew it" if left < SOON_SECONDS else ""
-    )
+    if left >= SOON_SECONDS:
+        return Check("certificates", "ok", found)
+    return Check("certificates", "warning", found, RENEW)
 
 
 def certificate_end(host: str, port: int, ca: Path | None) -> float:

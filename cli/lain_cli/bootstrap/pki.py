@@ -1,6 +1,7 @@
 """The cluster's CA and the certificates it signs: X.509 over EC P-256. Pure: keys and certificates in, PEM out; no files, no clock.
 
-A leaf lives 90 days and is renewed when a third of that is left; the CA lives ten years. Every private key is made where it is used.
+A leaf lives a year and is renewed when two months of that are left, by ``bootstrap files``; ``lain local up`` and ``start`` run that.
+The CA lives ten years. Every private key is made where it is used.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 CA_DAYS = 3650
-LEAF_DAYS = 90
-RENEW_DAYS = 30
+LEAF_DAYS = 365
+RENEW_DAYS = 60
 BACKDATE = timedelta(minutes=5)
 """Certificates begin a little in the past: clocks of machines differ."""
 

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import ipaddress
 import json
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,8 @@ HOST_NUMBER = 11
 DOMAIN = "lain.localhost"
 NODE_SECONDS = 60.0
 PARTS_SECONDS = 120.0
+LOOK_AGAIN_SECONDS = 20 * 86400
+"""After so long certificates are looked at though nothing changed: well within ``pki.RENEW_DAYS``."""
 POLL_SECONDS = 0.1
 CAPABILITIES = (
     "AUDIT_CONTROL", "AUDIT_READ", "BLOCK_SUSPEND", "DAC_READ_SEARCH", "IPC_LOCK", "IPC_OWNER", "LEASE", "LINUX_IMMUTABLE",
@@ -109,10 +112,16 @@ class Cluster:
         self.docker.run("stop", "--time", "30", self.container)
 
     def start(self) -> None:
-        """Boot the node again; its containers come back by themselves."""
+        """Boot the node again; its containers come back by themselves, with new certificates if theirs ran down meanwhile."""
         self._require()
         self.docker.run("start", self.container)
         self._wait_engine()
+        node = self._require()  # as it is now: its ports may be others
+        if self.inside.json(
+            "image", "inspect", images.TOOLS.tag
+        ):  # else this is a newer lain, and `up` brings the image
+            for name in renewed(self._bootstrap("files", self._address(node), self._ports(node)), self._specs()):
+                self.inside.run("restart", f"lain-{name}")
         self._wait_ready()
         self._write_phase()
 
@@ -287,19 +296,19 @@ class Cluster:
         address, ports = self._address(node), self._ports(node)
         argvs = self._argvs(self._site(node))
         have = self._specs()
-        settled = hashlib.sha256(json.dumps([self.name, address, sorted(ports.items())]).encode()).hexdigest()
+        settled = settlement(self.name, address, ports, time.time())
         stale = {name: argv for name, argv in argvs.items() if have.get(name) != spec_of(argv)}
         if not stale and self._settled() == settled:
             return False
         self.say("certificates, credentials, configuration")
-        renewed = self._bootstrap("files", address, ports)
+        restart = renewed(self._bootstrap("files", address, ports), argvs)
         self._trust_registry(address)
         for name, argv in argvs.items():
             if name in stale:
                 self.say(f"starting {name}" if name not in have else f"replacing {name}")
                 self.inside.succeeds("rm", "--force", f"lain-{name}")
                 self.inside.run(*argv)
-            elif f"certificate of {name}" in renewed:
+            elif name in restart:
                 self.inside.run("restart", f"lain-{name}")
             if name == "etcd":
                 self._bootstrap("seed", address, ports)
@@ -413,6 +422,18 @@ class Cluster:
             self._ca_file.write_text(ca + "\n")
         if self.config.merged().get(self.name) != values:
             self.config.save_phase(self.name, values)
+
+
+def settlement(name: str, address: str, ports: Mapping[str, int], now_seconds: float) -> str:
+    """What certificates and seed were last made for; another text means: make them again. It changes with time too (pure)."""
+    period = int(now_seconds // LOOK_AGAIN_SECONDS)
+    return hashlib.sha256(json.dumps([name, address, sorted(ports.items()), period]).encode()).hexdigest()
+
+
+def renewed(told: str, among: Iterable[str]) -> tuple[str, ...]:
+    """The parts ``among`` these whose certificate ``bootstrap files`` says it made (pure). A daemon reads its own when it starts."""
+    users = set(re.findall(r"^certificate of ([^@:\s]+)", told, re.MULTILINE))
+    return tuple(name for name in among if name in users)
 
 
 def names(docker: Docker) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ from pathlib import Path
 import bcrypt
 import pytest
 
+from lain_cli.bootstrap import pki
 from lain_cli.bootstrap.files import BootstrapFailed, make_files
 from lain_cli.bootstrap.layout import REGISTRY_USERS, Spec, identities
 from lain_shared.tls import client_context, server_context
@@ -82,7 +83,7 @@ def test_without_the_authority_s_key_a_due_certificate_is_refused_not_replaced(m
     (made / "etc/ca/ca-key.pem").unlink()
     assert make_files(made / "etc", made / "data", SPEC, NOW) == ()
     with pytest.raises(BootstrapFailed, match=r"the authority's key is not on this machine"):
-        make_files(made / "etc", made / "data", SPEC, NOW + timedelta(days=80))
+        make_files(made / "etc", made / "data", SPEC, NOW + timedelta(days=pki.LEAF_DAYS - pki.RENEW_DAYS + 1))
     assert (made / "etc/ca/ca.pem").read_bytes() == before
 
 
