@@ -17,7 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -159,6 +159,7 @@ class Builder:
     root: Path
     docker: Docker
     say: Say
+    _wheels: dict[str, Path] = field(default_factory=dict)
 
     @property
     def work(self) -> Path:
@@ -176,6 +177,8 @@ class Builder:
                 self._build(image, base, stale[image.tag])
                 self.say(f"built {image.tag} ({time.monotonic() - began:.0f} s)")
                 made.append(image.tag)
+        if made:  # what they replaced
+            self.docker.run("image", "prune", "--force", "--filter", "label=lain.platform=true")
         return tuple(made)
 
     def stale(self, images: Iterable[Image], base_id: str) -> Mapping[str, str]:
@@ -198,12 +201,23 @@ class Builder:
             if name == OWN_BASE:
                 self._make_base()
             else:
-                self.say(f"pulling {name}")
-                self.docker.run("pull", "-q", name, timeout_seconds=BUILD_TIMEOUT_SECONDS)
+                self._pull(name)
             found = self.docker.json("image", "inspect", name)
         if name != OWN_BASE:
             self.docker.run("tag", name, OWN_BASE)
         return name, str(found[0]["Id"])
+
+    def _pull(self, name: str) -> None:
+        self.say(f"pulling {name}")
+        try:
+            self.docker.run("pull", "-q", name, timeout_seconds=BUILD_TIMEOUT_SECONDS)
+        except CommandFailed as error:
+            raise Unavailable(
+                f"the base image {name} cannot be pulled",
+                evidence=error.evidence,
+                next="as root on Debian, `apt-get install mmdebstrap` lets LAIN make one; or set LAIN_BASE to an image that is here",
+                code="no_base_image",
+            ) from error
 
     def _make_base(self) -> None:
         tar = cache_dir() / f"base-{_release()}-{platform.machine()}.tar"
@@ -378,6 +392,8 @@ class Builder:
 
     def _wheel(self, distribution: str) -> Path:
         """One of our own distributions as a wheel, built without the network by the installed build backend."""
+        if distribution in self._wheels:
+            return self._wheels[distribution]
         out = self.work / "wheels" / distribution.replace("/", "-")
         shutil.rmtree(out, ignore_errors=True)
         run(
@@ -397,7 +413,8 @@ class Builder:
             ],
             timeout_seconds=BUILD_TIMEOUT_SECONDS,
         )
-        return next(iter(out.glob("*.whl")))
+        self._wheels[distribution] = next(iter(out.glob("*.whl")))
+        return self._wheels[distribution]
 
 
 def can_make_base() -> bool:

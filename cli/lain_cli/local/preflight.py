@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from lain_cli.local import images
 from lain_cli.local.docker import Docker
 from lain_cli.local.engine import SOCKET, OwnEngine
 from lain_shared.errors import LainError, Refused, Unavailable
@@ -61,6 +62,7 @@ def gather(docker: Docker, own: OwnEngine) -> Facts:
     """Look at this machine. At most ``ANSWER_SECONDS`` are spent on an Engine that does not answer."""
     installed = shutil.which("docker") is not None
     engine, error = _engine(docker) if installed else (None, "the command docker is not installed")
+    can_build = images.source_root() is not None
     started = own.started()
     if engine is None and started is not None:
         error += f" (lain local started it: process {started.pid}, log {own.folder / 'dockerd.log'})"
@@ -70,8 +72,8 @@ def gather(docker: Docker, own: OwnEngine) -> Facts:
         engine_error=error,
         can_start_engine=own.can_start(),
         disk_free_bytes=_disk_free(engine, own),
-        images_missing=(),
-        can_build=True,
+        images_missing=images.missing(docker) if engine is not None and not can_build else (),
+        can_build=can_build,
         engine_absent=engine is None and started is None and nobody_listens(_endpoint(docker, installed=installed)),
     )
 
