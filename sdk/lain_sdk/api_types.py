@@ -307,7 +307,9 @@ class ReleaseView:
     procs: tuple[ReleaseProcView, ...] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     manifest: str = ""
-    """Only when one release is asked for."""
+    """Both only when one release is asked for, by somebody who may deploy: they may hold secrets."""
+    env_names: tuple[str, ...] = ()
+    """Of ``env``, for everybody who may read; only when one release is asked for."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -179,9 +179,11 @@ class Reading:
         found = await self.state.releases.list(app)
         return tuple(views.release_view(each.value, stored.value.release) for each in reversed(found))
 
-    async def release(self, app: str, number: int) -> ReleaseView:
+    async def release(self, app: str, number: int, caller: Principal) -> ReleaseView:
+        """Values of the environment may be secrets: who may not deploy sees their names."""
         stored = await self.state.app(app)
-        return views.release_view(await self.state.release(app, number), stored.value.release, whole=True)
+        detail = views.Detail.WHOLE if caller.may(Access.DEPLOY, app) else views.Detail.NAMES
+        return views.release_view(await self.state.release(app, number), stored.value.release, detail)
 
     async def history(self, app: str) -> tuple[HistoryRecord, ...]:
         """Newest first."""
@@ -202,11 +204,17 @@ class Reading:
     async def env(self, app: str) -> EnvView:
         stored = await self.state.app(app)
         release = await self._current(app, stored.value.release)
-        manifest: Mapping[str, Mapping[str, str]] = {}
-        if release is not None:
-            loaded = load(release.manifest, instance=True)
-            manifest = {name: dict(proc.env) for name, proc in loaded.procs.items()}
-        return views.env_view(stored.value, release, manifest)
+        return views.env_view(stored.value, release, await self._manifest_env(release) if release is not None else {})
+
+    async def _manifest_env(self, release: Release) -> dict[str, Mapping[str, str]]:
+        """proc → what the manifest it is made from sets."""
+        found: dict[str, Mapping[str, str]] = {}
+        for number in {release.origin_of(each) for each in release.procs}:
+            origin = release if number == release.number else await self._current(release.app, number)
+            procs = load(origin.manifest, instance=True).procs if origin is not None else {}
+            mine = {each.proc for each in release.procs if release.origin_of(each) == number}
+            found.update({name: dict(procs[name].env) for name in mine & procs.keys()})
+        return found
 
     # --- why ----------------------------------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from lain_console.operations.candidate import (
     overridden,
     refused,
     refused_deploy,
+    same_origins,
 )
 from lain_console.operations.claims import plan_claims
 from lain_console.operations.plan import judge_limits, judge_room, make_plan
@@ -135,8 +136,10 @@ class Releases:
             meta_version=version,
             timezone=config.value.timezone,
         )
+        origins: dict[str, int] = {}
         if proc is not None and parent is not None:
             procs = only(proc, procs, parent.procs)
+            origins = {each.proc: parent.origin_of(each) for each in parent.procs if each.proc != proc}
         release = Release(
             app.name,
             number,
@@ -148,6 +151,7 @@ class Releases:
             who,
             parent=parent.number if parent is not None else None,
             giturl=normal_giturl(manifest.giturl),
+            origins=origins,
         )
         return Candidate(OperationKind.DEPLOY, release, expectations=(_unchanged(config),))
 
@@ -242,6 +246,7 @@ class Releases:
                 parent=current.number,
                 rollback_of=old.number,
                 note=f"back to release {old.number}",
+                origins=same_origins(old),
             )
             return Candidate(OperationKind.ROLLBACK, release, tuple(gone), (_unchanged(config),))
 
@@ -308,6 +313,7 @@ class Releases:
                 parent=current.number,
                 rollback_of=None,
                 note="environment: " + ", ".join([*sorted(values), *(f"-{name}" for name in sorted(unset))]),
+                origins=same_origins(current),
             )
             return Candidate(OperationKind.ENV, release, (), (_unchanged(config),))
 
@@ -327,9 +333,9 @@ class Releases:
     async def _with_env(
         self, current: Release, env: Mapping[str, str], config: ClusterConfig, number: int
     ) -> tuple[Desired, ...]:
-        """The procs of ``current`` with another environment; each from the manifest of the release it came with."""
+        """The procs of ``current`` with another environment; each from the manifest of the release it is made from."""
         made: dict[int, Mapping[str, Desired]] = {}
-        for origin in {each.release for each in current.procs}:
+        for origin in {current.origin_of(each) for each in current.procs}:
             release = current if origin == current.number else await self.state.release(current.app, origin)
             images = {each.proc: each.template.image for each in current.procs}
             manifest = load(release.manifest, instance=True)
@@ -344,7 +350,9 @@ class Releases:
             made[origin] = {each.proc: each for each in procs}
         return tuple(
             replace(
-                each, release=number, template=replace(each.template, env=made[each.release][each.proc].template.env)
+                each,
+                release=number,
+                template=replace(each.template, env=made[current.origin_of(each)][each.proc].template.env),
             )
             for each in current.procs
         )

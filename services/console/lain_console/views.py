@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from enum import Enum
 
 from lain_console.state import Scene
 from lain_sdk.api_types import (
@@ -181,7 +182,15 @@ def is_healthy(proc: ProcView) -> bool:
     return proc.ready >= proc.instances - len(proc.stopped)
 
 
-def release_view(release: Release, current: int | None, *, whole: bool = False) -> ReleaseView:
+class Detail(Enum):
+    """How much of a release is shown. ``NAMES``: of its environment only the names, and no manifest, which has values too."""
+
+    BRIEF = 0
+    NAMES = 1
+    WHOLE = 2
+
+
+def release_view(release: Release, current: int | None, detail: Detail = Detail.BRIEF) -> ReleaseView:
     return ReleaseView(
         release.number,
         release.meta_version,
@@ -203,8 +212,9 @@ def release_view(release: Release, current: int | None, *, whole: bool = False) 
             )
             for each in release.procs
         ),
-        dict(release.env) if whole else {},
-        release.manifest if whole else "",
+        dict(release.env) if detail is Detail.WHOLE else {},
+        release.manifest if detail is Detail.WHOLE else "",
+        () if detail is Detail.BRIEF else tuple(sorted(release.env)),
     )
 
 

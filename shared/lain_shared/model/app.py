@@ -54,6 +54,12 @@ class Release:
     note: str = ""
     giturl: str = ""
     """As the manifest has it, normalized; the first release that succeeds binds the app to it."""
+    origins: Mapping[str, int] = field(default_factory=dict)
+    """proc → the release whose manifest and version it is made from, where that is not this one (``deploy --proc`` mixes them)."""
+
+    def origin_of(self, proc: Desired) -> int:
+        """The release whose manifest and version ``proc``, one of its procs, is made from."""
+        return self.origins.get(proc.proc, proc.release)
 
 
 class OperationKind(StrEnum):

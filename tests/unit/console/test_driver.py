@@ -493,6 +493,15 @@ async def test_an_uncertain_start_is_looked_up(bench: Bench) -> None:
     assert await bench.operation() is None
 
 
+async def test_without_its_lease_a_console_starts_nothing_and_says_so(bench: Bench) -> None:
+    console = await bench.console()
+    await deployed(bench, console)
+    console.lease.id = 0
+    with pytest.raises(Unavailable, match="lost its hold on etcd") as lost:
+        await console.deploy(second())
+    assert lost.value.retry_seconds == 1.0 and await bench.operation() is None
+
+
 class UnsureStore:
     """A store whose user never learns what became of every other transaction; half of those were made."""
 

@@ -15,8 +15,11 @@ from lain_shared.http_server import Api
 
 DESCRIPTION = "Apps, releases, operations: what should run. Every change answers 202 and an operation to follow."
 CLOSING = ("readonly", "maintenance")
-OPEN_PATHS = ("/plan/", "/api/v1/tokens/")
+READING = ("GET", "HEAD", "OPTIONS")
+OPEN = frozenset({apps.APP + "plan/", administration.TOKENS, administration.TOKENS + "{id}/"})
 """A plan changes nothing; a leaked token is revoked at any time."""
+CHANGING = frozenset({procs.INSTANCE + "exec/"})
+"""Asked for with GET, and yet a change may come of it."""
 
 
 def build_api() -> Api:
@@ -33,7 +36,7 @@ def closed_by_switches(mirrors: Mirrors) -> Any:
     async def middleware(
         request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        if request.method not in ("GET", "HEAD", "OPTIONS") and not any(path in request.path for path in OPEN_PATHS):
+        if _changes(request):
             on = mirrors.switches_on()
             for name in CLOSING:
                 if name in on:
@@ -46,3 +49,11 @@ def closed_by_switches(mirrors: Mirrors) -> Any:
         return await handler(request)
 
     return middleware
+
+
+def _changes(request: web.Request) -> bool:
+    """By the route that answers, never by what names happen to stand in the path."""
+    resource = request.match_info.route.resource
+    if resource is None or resource.canonical in OPEN:
+        return False
+    return request.method not in READING or resource.canonical in CHANGING

@@ -103,10 +103,11 @@ async def releases(request: web.Request) -> web.Response:
 
 @routes.get(APP + "releases/{release}/", access=Access.READ, summary="One release, whole", response=ReleaseView)
 async def release(request: web.Request) -> web.Response:
+    """The environment's values and the manifest are for those who may deploy."""
     text = request.match_info["release"]
     if not text.isdecimal() or len(text) > 9:
         raise Invalid(f"{text!r} is not a release number", code="invalid_request")
-    return reply(await context(request).reading.release(request.match_info["app"], int(text)))
+    return reply(await context(request).reading.release(request.match_info["app"], int(text), principal(request)))
 
 
 @routes.get(

@@ -117,6 +117,11 @@ def only(proc: str, fresh: Iterable[Desired], parent: Sequence[Desired]) -> tupl
     return (*kept, chosen)
 
 
+def same_origins(old: Release) -> dict[str, int]:
+    """The origins of the procs in another release with the manifest of ``old``: what that made is made by the new one too."""
+    return {each.proc: origin for each in old.procs if (origin := old.origin_of(each)) != old.number}
+
+
 def overridden(release: Release, app: App) -> list[Problem]:
     """``scale`` wins over the manifest: say so, or its edits seem to be ignored."""
     found = []

@@ -195,8 +195,8 @@ class Driver:
     async def _outdated(self, scene: Scene, move: Move) -> list[Delete]:
         """Old operations and releases that go with the end of this one; never the current release, its parent or one still running."""
         app = scene.app.value.name
-        history, releases = await asyncio.gather(
-            self._state.store.list(keys.HISTORY.under(app)), self._state.store.list(keys.RELEASES.under(app))
+        history, (releases, _) = await asyncio.gather(
+            self._state.store.list(keys.HISTORY.under(app)), self._state.releases.list_readable(app)
         )
         old_history = [entry.key for entry in history.entries][: -(HISTORY_KEPT - 1)]
         after = move.app
@@ -208,9 +208,12 @@ class Driver:
             if current is not None:
                 kept |= {desired.release for desired in current.value.procs}
                 kept |= {current.value.parent} if current.value.parent is not None else set()
-        keys_kept = {keys.RELEASES.key(app, number) for number in kept}
-        old_releases = [entry.key for entry in releases.entries][:-RELEASES_KEPT]
-        return [Delete(key) for key in (*old_history, *old_releases) if key not in keys_kept]
+        kept |= {stored.value.number for stored in releases[-RELEASES_KEPT:]}
+        kept |= {
+            origin for stored in releases if stored.value.number in kept for origin in stored.value.origins.values()
+        }
+        old_releases = [stored.entry.key for stored in releases if stored.value.number not in kept]
+        return [Delete(key) for key in (*old_history, *old_releases)]
 
     def _tell(self, before: Operation, move: Move) -> None:
         after = move.operation

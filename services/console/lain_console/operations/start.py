@@ -122,6 +122,10 @@ class Starter:
                 return None
             try:
                 return await self._write(scene, intent, who)
+            except LeaseLost as error:
+                raise Unavailable(
+                    "this console lost its hold on etcd", why=error.message, next="try again", retry_seconds=1.0
+                ) from error
             except Conflict as error:
                 log.info("start_conflicted", app=app, attempt=attempt, error=error.message)
                 if attempt == 2:
@@ -213,10 +217,6 @@ class Starter:
             stored = await self.state.operations.get(operation.app)
             if stored is None or stored.value.id != operation.id:
                 raise
-        except LeaseLost as error:
-            raise Unavailable(
-                "this console lost its hold on etcd", why=error.message, next="try again", retry_seconds=1.0
-            ) from error
 
     async def cancel(self, app: str, who: str) -> Stored[Operation]:
         """Ask the running operation to go back. Raises ``Conflict`` (nothing runs, or it goes back already) and ``TooLate``."""
