@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -13,13 +14,14 @@ from lain_deployd.controller.mirrors import Mirrors
 from lain_deployd.controller.view import Limits
 from lain_deployd.metrics import ControllerMetrics
 from lain_shared import keys
+from lain_shared.errors import Invalid
 from lain_shared.etcd import EtcdStore
 from lain_shared.lease import Leadership, NotLeader
 from lain_shared.mirror import NotYetWhole
 from lain_shared.model.pod import Desired
 from lain_shared.model.status import ProcPhase, ProcStatus
 from lain_shared.records import Records
-from lain_shared.store import Delete
+from lain_shared.store import Delete, Expectation, Write
 from lain_shared.testing import ManualClock, MemoryStore, eventually
 from tests.fixtures.parts import running
 from tests.integration.deployd.fake_parts import FakeAgent
@@ -135,3 +137,34 @@ def test_an_outage_longer_than_a_lease_gives_a_lease_of_grace() -> None:
     clock.advance(6.0)
     contact.made()
     assert contact.grace_until == clock() + 5.0
+
+
+class Choosy(MemoryStore):
+    """Refuses every transaction that touches one app."""
+
+    refused = ""
+
+    async def txn(self, expect: Sequence[Expectation], writes: Sequence[Write]) -> int:
+        if self.refused and any(f"/{self.refused}" in write.key for write in writes):
+            raise Invalid("etcdserver: request is too large")
+        return await super().txn(expect, writes)
+
+
+async def test_an_app_that_cannot_be_written_delays_no_other() -> None:
+    store = Choosy()
+    daemon = replica(store, "one")
+    async with stage(store, daemon) as on:
+        await Records(store, keys.DESIRED, Desired).put(replace(wanted(), app="big"), "big", "web")
+        store.refused = "big"
+        await eventually(on.stable(await on.want(wanted())))
+        for release in range(2, 5):
+            await eventually(on.stable(await on.want(wanted(release=release))))
+        controller = next(part for part in daemon.parts if part.name == "controller")
+        assert controller.ready and getattr(controller, "last_error", "") == "", "the loop does not back off for it"
+        store.refused = ""
+
+        async def written() -> bool:
+            status = await Records(store, keys.STATUS, ProcStatus).get("big", "web")
+            return status is not None and status.value.phase is ProcPhase.STABLE
+
+        await eventually(written, timeout_seconds=20)

@@ -10,13 +10,20 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from lain_deployd.controller import presence
+import structlog
+
+from lain_deployd.controller import presence, status
 from lain_deployd.controller.actions import Action
 from lain_deployd.controller.plan import AppPlan, plan_app
 from lain_deployd.controller.presence import NodeMemory
-from lain_deployd.controller.view import Cluster, Limits, ProcMemory, Rooms, Routers, earliest
-from lain_deployd.controller.world import Snapshots, World
+from lain_deployd.controller.view import AppView, Cluster, Limits, ProcMemory, Rooms, Routers, earliest
+from lain_deployd.controller.world import Snapshots, World, parts_of
 from lain_shared import keys
+
+log = structlog.get_logger()
+
+MAX_HOLD_SECONDS = 30.0
+"""An app whose writes are refused again and again is tried this often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +47,31 @@ class Decider:
         self._routers_away: dict[str, float] = {}
         self._all = True
         self._turn = 0
+        self._held: dict[str, tuple[float, int]] = {}
+        """App → until when it is left alone, and how often in a row its writes were refused."""
+        self.faults: dict[str, dict[str, str]] = {}
+        """App → why it cannot be planned: a fault of ours, which must not stop the others."""
 
     def again(self, app: str) -> None:
         """What was decided for this app did not happen: plan it in the next pass whatever changes."""
         self._again.add(app)
+
+    def hold(self, app: str, now: float) -> float:
+        """Its writes were refused: leave it alone for a while, longer each time. Returns for how long, in seconds."""
+        failures = self._held.get(app, (0.0, 0))[1] + 1
+        seconds = min(0.1 * 2.0 ** min(failures - 1, 16), MAX_HOLD_SECONDS)
+        self._held[app] = now + seconds, failures
+        self._again.add(app)
+        return seconds
+
+    @property
+    def tries_at(self) -> float | None:
+        """When the next app that is left alone is tried again."""
+        return earliest(until for until, _ in self._held.values())
+
+    def written(self, app: str) -> None:
+        """All that was decided for this app was written."""
+        self._held.pop(app, None)
 
     def replan_all(self) -> None:
         self._all = True
@@ -87,13 +115,16 @@ class Decider:
         self._again.clear()
         writes: dict[str, tuple[Action, ...]] = {}
         for app in sorted(due):
-            known = self._plans.get(app)
-            memory: Mapping[str, ProcMemory] = known.memory if known is not None else {}
+            if self._held.get(app, (now, 0))[0] > now:
+                self._again.add(app)
+                continue
             view = world.app(app)
             if not view.procs and not view.frozen:
                 self._plans.pop(app, None)
+                self._held.pop(app, None)
+                self.faults.pop(app, None)
                 continue
-            plan = plan_app(view, cluster, memory)
+            plan = self._plan(view, cluster)
             self._plans[app] = replace(plan, actions=())
             if plan.actions:
                 writes[app] = plan.actions
@@ -102,6 +133,22 @@ class Decider:
         forgets = cluster.routers.forgets_at() if any("routers" in p.waits for p in self._plans.values()) else None
         wake_at = earliest((grace_ends, forgets, *(plan.wake_at for plan in self._plans.values())))
         return Decision(writes, wake_at, len(due))
+
+    def _plan(self, view: AppView, cluster: Cluster) -> AppPlan:
+        """The plan of one app; should making it fail, the app is frozen, alone, and says so."""
+        known = self._plans.get(view.app)
+        memory: Mapping[str, ProcMemory] = known.memory if known is not None else {}
+        try:
+            plan = plan_app(view, cluster, memory)
+        except Exception as error:
+            why = f"{type(error).__name__}: {error}"
+            if self.faults.get(view.app) != {"plan": why}:
+                log.exception("app_not_planned", app=view.app)
+            self.faults[view.app] = {"plan": why}
+            frozen = replace(view, frozen=f"it cannot be planned, which is a fault of LAIN: {why}")
+            return AppPlan(tuple(status.freeze(frozen, cluster.now)), memory)
+        self.faults.pop(view.app, None)
+        return plan
 
     def _cluster(self, snapshots: Snapshots, now: float, *, in_grace: bool) -> Cluster:
         world = self.world
@@ -129,7 +176,9 @@ class Decider:
         unreadable = [key for key in snapshots.unreadable if key.startswith(keys.ROUTER_MEMBERS.prefix)]
         states = {}
         for key in (*snapshots.router_members, *unreadable):
-            (name,) = keys.ROUTER_MEMBERS.parse(key)
+            if (parts := parts_of(keys.ROUTER_MEMBERS, key)) is None:
+                continue  # nobody's: reported as unreadable
+            (name,) = parts
             state_key = keys.ROUTERS.key(name)
             stored = None if state_key in snapshots.unreadable else snapshots.routers.get(state_key)
             states[name] = stored.value if stored is not None else None

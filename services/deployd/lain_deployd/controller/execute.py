@@ -26,12 +26,14 @@ from lain_shared.model.pod import Assignment
 from lain_shared.model.route import Endpoints
 from lain_shared.model.status import ProcStatus
 from lain_shared.records import Records
-from lain_shared.store import Expectation, ModRevision, Store, Write
+from lain_shared.store import Expectation, ModRevision, Put, Store, Write
 
 log = structlog.get_logger()
 
 MAX_OPERATIONS = 100
 """Writes in one transaction."""
+MAX_BYTES = 1_000_000
+"""Keys and values in one transaction: etcd refuses requests of more than 1.5 MiB, and there are expectations besides."""
 AT_ONCE = 16
 """Apps written at the same time."""
 
@@ -73,14 +75,11 @@ class Executor:
         return outcome
 
     async def _write(self, actions: Sequence[Action], fence: Expectation, outcome: Outcome) -> None:
-        for start in range(0, len(actions), MAX_OPERATIONS):
-            chunk = actions[start : start + MAX_OPERATIONS]
+        for chunk in chunks([(action, *self._prepare(action)) for action in actions]):
             self._leadership.fence()  # by the clock: not worth sending once the lease may have ended
-            prepared = [self._prepare(action) for action in chunk]
+            writes = [write for _, _, write in chunk]
             try:
-                revision = await self._store.txn(
-                    [fence, *(expectation for expectation, _ in prepared)], [write for _, write in prepared]
-                )
+                revision = await self._store.txn([fence, *(expectation for _, expectation, _ in chunk)], writes)
             except Conflict as error:
                 self._metrics.transactions.labels("conflict").inc()
                 if error.evidence.get("key") == fence.key:
@@ -94,9 +93,9 @@ class Executor:
                 self._metrics.transactions.labels("failed").inc()
                 raise
             self._metrics.transactions.labels("ok").inc()
-            for _, write in prepared:
+            for write in writes:
                 outcome.revisions[keys.family_of(write.key).name] = revision
-            for action in chunk:
+            for action, _, _ in chunk:
                 for name, event, fields in _tell(action):
                     self._metrics.actions.labels(name).inc()
                     if event:
@@ -117,6 +116,25 @@ class Executor:
             case DropStatus(app, proc, revision):
                 write = self._status.delete_op(app, proc)
         return ModRevision(write.key, revision), write
+
+
+Prepared = tuple[Action, Expectation, Write]
+
+
+def chunks(prepared: Sequence[Prepared]) -> Iterator[list[Prepared]]:
+    """In order, as many at a time as one transaction takes. What is too big by itself goes alone: only its app waits for it."""
+    chunk: list[Prepared] = []
+    total = 0
+    for one in prepared:
+        write = one[2]
+        size = len(write.key) + (len(write.value) if isinstance(write, Put) else 0)
+        if chunk and (len(chunk) >= MAX_OPERATIONS or total + size > MAX_BYTES):
+            yield chunk
+            chunk, total = [], 0
+        chunk.append(one)
+        total += size
+    if chunk:
+        yield chunk
 
 
 def _tell(action: Action) -> Iterator[tuple[str, str, dict[str, Any]]]:

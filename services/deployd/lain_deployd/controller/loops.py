@@ -11,8 +11,9 @@ import structlog
 from lain_deployd.controller.decide import Decider, Decision
 from lain_deployd.controller.execute import Executor
 from lain_deployd.controller.mirrors import Mirrors
-from lain_deployd.controller.view import Limits
+from lain_deployd.controller.view import Limits, earliest
 from lain_deployd.metrics import ControllerMetrics
+from lain_shared.errors import LainError, Unavailable
 from lain_shared.lease import Leadership
 from lain_shared.loop import Loop, LoopMetrics
 from lain_shared.model.status import ProcPhase
@@ -82,7 +83,8 @@ class Controller:
         if decision.writes:
             await self._write(decision, fence)
         self._measure()
-        due = TURN_SECONDS if decision.wake_at is None else decision.wake_at - self._clock()
+        wake_at = earliest((decision.wake_at, self.decider.tries_at))
+        due = TURN_SECONDS if wake_at is None else wake_at - self._clock()
         return min(max(due, 0.0), TURN_SECONDS)
 
     async def pulse(self) -> float | None:
@@ -107,10 +109,22 @@ class Controller:
         for app in decision.writes:
             self.decider.again(app)
         outcome = await self._executor.execute(decision.writes, fence)
-        if outcome.failed:
-            raise next(iter(outcome.failed.values()))
+        away: LainError | None = None
+        for app in decision.writes:
+            error = outcome.failed.get(app)
+            if error is None:
+                self.decider.written(app)
+            elif isinstance(error, Unavailable):
+                away = error  # the store's trouble, not the app's: the loop backs off
+            else:
+                seconds = self.decider.hold(app, self._clock())
+                log.warning(
+                    "app_not_written", app=app, code=error.error_code, error=error.message, retry_seconds=seconds
+                )
+        if away is not None:
+            raise away
         await self._mirrors.settle(outcome.revisions)
-        self._caught_up = True
+        self._caught_up = not outcome.failed
 
     def _measure(self) -> None:
         phases = Counter(stored.value.phase for stored in self._mirrors["status"].snapshot().values())
@@ -118,7 +132,7 @@ class Controller:
             self._metrics.procs.labels(phase.value).set(phases[phase])
         self._metrics.nodes_lost.set(len(self.decider.nodes.lost))
         self._metrics.breaker.set(bool(self.decider.breaker))
-        faults = self.decider.world.faults
+        faults = {**self.decider.world.faults, **self.decider.faults}
         self._metrics.frozen.set(len(faults))
         if (frozen := frozenset(faults)) != self._frozen:
             for app in frozen - self._frozen:

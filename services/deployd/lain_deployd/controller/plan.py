@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lain_deployd.controller import rollout, status
-from lain_deployd.controller.actions import Action, DropStatus, PutStatus
+from lain_deployd.controller.actions import Action, DropEndpoints, DropStatus, PutEndpoints, PutStatus
 from lain_deployd.controller.draft import READY, Proc
 from lain_deployd.controller.view import AppView, Cluster, Leaving, PodKey, ProcMemory, earliest
 from lain_shared.model.route import Route
@@ -39,17 +39,19 @@ def plan_app(view: AppView, cluster: Cluster, memory: Mapping[str, ProcMemory]) 
     for proc in procs.values():
         rollout.plan(proc)
     _give_routes(view, procs)
-    actions: list[Action] = []
+    routed: list[Action] = []
+    ordered: list[Action] = []
     statuses: list[Action] = []
     for proc in procs.values():
-        actions.extend(proc.actions())
+        for action in proc.actions():
+            (routed if isinstance(action, PutEndpoints | DropEndpoints) else ordered).append(action)
         if proc.finished:
             if proc.view.status_revision:
                 statuses.append(DropStatus(proc.view.app, proc.view.proc, proc.view.status_revision))
         elif (after := status.build(proc)) is not None and after != proc.view.status:
             statuses.append(PutStatus(after, proc.view.status_revision))
     return AppPlan(
-        (*actions, *statuses),
+        (*routed, *ordered, *statuses),  # a route that moves between procs does so in one transaction, the first
         {name: ProcMemory(_leaving(proc), proc.memory.endpoints) for name, proc in procs.items() if not proc.finished},
         earliest(at for proc in procs.values() for at in proc.wake if at > cluster.now),
         frozenset(wait for proc in procs.values() for wait in proc.waits),

@@ -17,6 +17,8 @@ from lain_shared import keys
 from lain_shared.model.pod import Observed, PodState
 from lain_shared.model.status import InstanceStatus, ProcPhase, ProcStatus
 
+TELLING_INSTANCES = 3
+"""So many instances of a proc are shown with their last output."""
 _ORDER = {
     state: rank
     for rank, state in enumerate(
@@ -37,7 +39,7 @@ _ORDER = {
 def build(proc: Proc) -> ProcStatus | None:
     """The status of ``proc`` as the draft leaves it; None when there is nothing to say it of."""
     desired, before = proc.desired, proc.view.status
-    lines = tuple(_line(proc, pod) for pod in proc.pods if pod.there)
+    lines = _brief(tuple(_line(proc, pod) for pod in proc.pods if pod.there))
     ready = sum(line.ready for line in lines)
     if desired is None:
         if before is None:
@@ -113,6 +115,19 @@ def _line(proc: Proc, pod: Pod) -> InstanceStatus:
         error=f"node {pod.node} is away" if pod.lost else seen.error if seen is not None else "",
         evidence=seen.evidence if seen is not None else None,
         progress=seen.progress if seen is not None else "",
+    )
+
+
+def _brief(lines: tuple[InstanceStatus, ...]) -> tuple[InstanceStatus, ...]:
+    """The last output of a few that fail tells why they do; of the others it stands in ``observed``. A status stays a small record."""
+    telling = [line for line in lines if line.evidence is not None and line.evidence.last_lines]
+    telling.sort(key=lambda line: (line.ready, not line.wanted, line.instance, line.generation))
+    silent = {(line.node, line.instance, line.generation) for line in telling[TELLING_INSTANCES:]}
+    return tuple(
+        replace(line, evidence=replace(line.evidence, last_lines=()))
+        if line.evidence is not None and (line.node, line.instance, line.generation) in silent
+        else line
+        for line in lines
     )
 
 

@@ -133,7 +133,8 @@ class World:
 
     def _take_cluster(self, old: Snapshots, new: Snapshots, changed: Changed) -> None:
         unreadable = [key for key in new.unreadable if key.startswith(keys.ALIVE.prefix)]
-        present = frozenset(keys.ALIVE.parse(key)[0] for key in (*new.alive, *unreadable))  # a bad record is presence
+        there = (parts_of(keys.ALIVE, key) for key in (*new.alive, *unreadable))  # a bad record is presence
+        present = frozenset(parts[0] for parts in there if parts is not None)
         leaving = frozenset(keys.DRAINS.parse(key)[0] for key in new.drains)
         stale = {keys.NODES.parse(key)[0] for key in differing(old.nodes, new.nodes)}
         changed.nodes |= stale | (present ^ self.present) | (leaving ^ self.leaving)
@@ -294,8 +295,19 @@ def differ(old: Mapping[str, Stored[T]], new: Mapping[str, Stored[T]]) -> bool:
     return any(True for _ in differing(old, new))
 
 
+def parts_of(family: keys.Family, key: str) -> tuple[str, ...] | None:
+    """The parts of a key; None for one that is not of this family's shape: nobody's, reported as unreadable, and left alone."""
+    try:
+        return family.parse(key)
+    except ValueError:
+        return None
+
+
 def _pod(family: keys.Family, key: str) -> tuple[str, PodId | None]:
-    node, text = family.parse(key)
+    parts = parts_of(family, key)
+    if parts is None:
+        return "", None
+    node, text = parts
     try:
         return node, PodId.parse(text)
     except ValueError:
@@ -305,7 +317,8 @@ def _pod(family: keys.Family, key: str) -> tuple[str, PodId | None]:
 def _app_of(key: str) -> str | None:
     family = keys.family_of(key)
     if family in (keys.DESIRED, keys.ENDPOINTS, keys.STATUS):
-        return family.parse(key)[0]
+        parts = parts_of(family, key)
+        return parts[0] if parts is not None else None
     if family in (keys.ASSIGN, keys.OBSERVED):
         _, pod = _pod(family, key)
         return pod.app if pod is not None else None
