@@ -113,6 +113,40 @@ def build_args(pairs: Sequence[tuple[str, str]], environ: Mapping[str, str]) -> 
     return tuple(found)
 
 
+def refuse_readable(manifest: Manifest, args: Sequence[BuildArg]) -> None:
+    """``Invalid`` when a value from the environment would stand in the history of the release image, which a cluster's registry gets.
+
+    Docker writes each argument a ``RUN`` could see beside it. ``release.dest_base`` leaves these layers behind; the script of a build with
+    ``volumes`` is no ``RUN``. What a Dockerfile of the user's shows is not known before it is built: ``refuse_shown``.
+    """
+    part, release = manifest.build, manifest.release
+    if part is None or part.dockerfile or (release is not None and release.dest_base):
+        return
+    if names := from_environment(args) if part.prepare is not None or not part.volumes else ():
+        raise _readable(names)
+
+
+def from_environment(args: Sequence[BuildArg]) -> tuple[str, ...]:
+    """The names of the arguments whose values may be secrets."""
+    return tuple(arg.name for arg in args if arg.source is not None)
+
+
+def refuse_shown(history: str, args: Sequence[BuildArg]) -> None:
+    """``Invalid`` when ``history``, of an image to be released, shows a value from the environment."""
+    if names := tuple(arg.name for arg in args if arg.source and arg.value and f"{arg.name}={arg.value}" in history):
+        raise _readable(names)
+
+
+def _readable(names: Sequence[str]) -> Invalid:
+    one = len(names) == 1
+    return Invalid(
+        f"{', '.join(names)} {'comes' if one else 'come'} from the environment and would be readable in the released image",
+        why="docker keeps build arguments in the history of the image, and the release image is the build image",
+        next="add release.dest_base, and in release.copy what the app needs of the build image; or write a value that is no secret",
+        evidence={"arguments": list(names)}, code="build_arg_readable",
+    )  # fmt: skip
+
+
 def labels(app: str, phase: str, version: str | None) -> dict[str, str]:
     """What every image of ours carries, so that ``clear`` and ``rmi`` find exactly these."""
     found = {APP_LABEL: app, PHASE_LABEL: phase}

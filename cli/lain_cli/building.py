@@ -74,11 +74,14 @@ class Builder:
             self._docker.ensure(self.manifest.image, pull=self._pull)
             self._tag("release", self.manifest.image)
         else:
+            build.refuse_readable(self.manifest, self._args)
             if not release_only:
                 self.build_image()
             elif self._docker.inspect(self._name("build")) is None:
                 raise LainError(f"there is no image {self._name('build')}", next="lain build", code="image_missing")
             step = build.release_step(self.manifest, self.version)
+            if step is None or not step.bases:
+                build.refuse_shown(self._history(self._name("build")), self._args)
             if step is None:
                 self._tag("release", self._name("build"))
             else:
@@ -123,7 +126,7 @@ class Builder:
             here = key.tag(int(time.time()))
             self._make(build.prepare_step(self.app, section, section.prepare, here, self._args))
         if here != there:
-            registry.push(self.app, here)
+            self._share(registry, here)
         return here
 
     def prepare_update(self) -> str:
@@ -135,7 +138,7 @@ class Builder:
         new = self._prepare_key(section).tag(int(time.time()))
         source = f"{self.app}:{old}"
         self._make(build.prepare_update_step(self.app, section.prepare, source, new, self._args))
-        PrepareRegistry(self._run).push(self.app, new)
+        self._share(PrepareRegistry(self._run), new)
         return new
 
     def test(self) -> None:
@@ -168,6 +171,19 @@ class Builder:
         base = self._docker.inspect(section.base) or {}
         base_id = str(base.get("Id", "")).removeprefix("sha256:")[:10]
         return PrepareKey(None, base_id, script_digest(section.base, section.prepare.commands))
+
+    def _share(self, registry: PrepareRegistry, tag: str) -> None:
+        """Give the prepare image to others, unless they could read in its history what came from this environment."""
+        if not registry.address:
+            return
+        if names := build.from_environment(self._args):
+            self._say(f"prepare image {self.app}:{tag} is not shared: {', '.join(names)} could be read in it")
+            return
+        registry.push(self.app, tag)
+
+    def _history(self, reference: str) -> str:
+        """The lines that made an image, each with the build arguments it saw."""
+        return self._docker.ask("image", "history", "--no-trunc", "--format", "{{.CreatedBy}}", reference) or ""
 
     def _name(self, phase: str) -> str:
         return image(self.app, phase, self.version)

@@ -98,6 +98,45 @@ def test_dockers_own_variables_cannot_be_overridden_by_a_build_argument() -> Non
     assert build.build_args((("PATH", "/opt/bin"),), {})[0].source is None
 
 
+SECRET = "build: {base: b, script: [x], build_arg: [TOKEN=$T, C=x]"
+SLIM = "\nrelease: {dest_base: slim, copy: [x]}"
+
+
+@pytest.mark.parametrize(
+    ("text", "readable"),
+    [
+        (SECRET + "}", True),
+        (SECRET + "}\nrelease: {script: [strip x]}", True),
+        (SECRET + "}" + SLIM, False),
+        (SECRET + ", volumes: [/cache]}", False),
+        (SECRET + ", volumes: [/cache], prepare: {script: [y]}}", True),
+        (SECRET + ", prepare: {script: [y]}}" + SLIM, False),
+        ("build: {base: b, script: [x], build_arg: [C=x]}", False),
+        ("build: {base: b, script: [x]}", False),
+    ],
+)
+def test_a_value_from_the_environment_never_stands_in_a_released_image(text: str, readable: bool) -> None:
+    read, part = section(text)
+    args = build.build_args(build.arguments_of(part), {"T": "sesame"})
+    if not readable:
+        build.refuse_readable(read, args)
+        return
+    with pytest.raises(Invalid) as told:
+        build.refuse_readable(read, args)
+    assert told.value.message == "TOKEN comes from the environment and would be readable in the released image"
+    assert "add release.dest_base" in told.value.next and "sesame" not in str(told.value.to_document())
+
+
+def test_what_the_history_of_a_dockerfiles_image_shows_is_refused() -> None:
+    read, part = section("build: {dockerfile: Dockerfile, args: {TOKEN: $T, B: $T2, C: x}}")
+    args = build.build_args(build.arguments_of(part), {"T": "sesame", "T2": ""})
+    build.refuse_readable(read, args)  # its last stage may not use them
+    build.refuse_shown('/bin/sh -c #(nop)  ARG TOKEN\n|2 B= C=x /bin/sh -c make TOKEN=other\nCMD ["sesame"]', args)
+    with pytest.raises(Invalid, match="TOKEN comes from the environment") as told:
+        build.refuse_shown("|2 C=x TOKEN=sesame /bin/sh -c make", args)
+    assert "sesame" not in str(told.value.to_document())
+
+
 # --- prepare ---
 
 
