@@ -117,9 +117,7 @@ class Cluster:
         self.docker.run("start", self.container)
         self._wait_engine()
         node = self._require()  # as it is now: its ports may be others
-        if self.inside.json(
-            "image", "inspect", images.TOOLS.tag
-        ):  # else this is a newer lain, and `up` brings the image
+        if self.inside.json("image", "inspect", images.TOOLS.tag):  # not there: this lain is newer, and `up` brings it
             for name in renewed(self._bootstrap("files", self._address(node), self._ports(node)), self._specs()):
                 self.inside.run("restart", f"lain-{name}")
         self._wait_ready()
