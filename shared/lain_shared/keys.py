@@ -66,8 +66,10 @@ class Family:
         if not key.startswith(self.prefix):
             raise ValueError(f"{key!r} is not of family {self.name}")
         parts = tuple(unquote(part) for part in key.removeprefix(self.prefix).split("/"))
-        if len(parts) != len(self.parts) or not all(parts):
-            raise ValueError(f"{key!r} has parts {parts}, family {self.name} takes {self.parts}")
+        if len(parts) != len(self.parts):
+            raise ValueError(f"{key!r} has {len(parts)} parts, family {self.name} takes {self.parts}")
+        if not all(parts):
+            raise ValueError(f"{key!r} has an empty part")
         return parts
 
 

@@ -89,6 +89,8 @@ def test_a_key_has_exactly_its_parts() -> None:
         keys.NODES.key("")
     with pytest.raises(ValueError, match="has 2 parts"):
         keys.NODES.parse("/lain/nodes/a/b")
+    with pytest.raises(ValueError, match="empty part"):
+        keys.DESIRED.parse("/lain/desired//web")
 
 
 def test_families_are_declared_once() -> None:
