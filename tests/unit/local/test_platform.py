@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from lain_cli.local.compose import render
-from lain_cli.local.platform import Part, Site, parts, run_argv, spec_of
+from lain_cli.local.platform import Part, Site, etcd_flags, parts, run_argv, spec_of
 
 PARTS = parts(Site("n1", "10.77.0.11"))
 BY_NAME = {part.name: part for part in PARTS}
@@ -70,3 +70,13 @@ def test_the_spec_changes_with_the_image_and_with_any_setting() -> None:
         )
         == 3
     )
+
+
+def test_etcd_is_started_as_the_design_asks_both_ways() -> None:
+    wanted = {
+        "--max-txn-ops=1024", "--heartbeat-interval=50", "--election-timeout=500",
+        "--auto-compaction-mode=periodic", "--auto-compaction-retention=1h", "--quota-backend-bytes=2147483648",
+    }  # fmt: skip
+    flags = set(etcd_flags(Site("n1", "10.77.0.11")))
+    assert wanted <= flags <= set(run_argv(BY_NAME["etcd"], "image", "sha256:0"))
+    assert wanted <= set(yaml.safe_load((ROOT / "deploy/compose.yaml").read_text())["services"]["etcd"]["command"])
