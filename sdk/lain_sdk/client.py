@@ -165,12 +165,9 @@ class Console(_Client):
         """A new release equal to ``release`` (None: the one before the current)."""
         return await self._send("POST", _path("apps", app, "rollback"), Accepted, {"release": release})
 
-    async def undeploy(self, app: str, *, force: bool = False) -> Accepted:
+    async def undeploy(self, app: str) -> Accepted:
         """Take the app out of service; its name, history, releases and volumes stay. ``volumes`` lists the latter."""
-        answer: Accepted = await self.http.call(
-            "DELETE", _path("apps", app), params={"force": force or None}, kind=Accepted
-        )
-        return answer
+        return await self._send("DELETE", _path("apps", app), Accepted)
 
     async def scale(
         self,

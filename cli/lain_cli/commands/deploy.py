@@ -203,19 +203,15 @@ def cancel(run: Run, app: str | None, detach: bool) -> None:
 
 @command("undeploy", examples=("lain undeploy", "lain undeploy --app hello --yes"))
 @app_argument
-@click.option("--force", is_flag=True, help="Even when other apps use its services.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @DETACH
 @TIMEOUT
-def undeploy(
-    run: Run, *, app: str | None, force: bool, yes: bool, detach: bool,
-    timeout: float | None,
-) -> None:  # fmt: skip
+def undeploy(run: Run, *, app: str | None, yes: bool, detach: bool, timeout: float | None) -> None:
     """Stop the app. Its name, history, releases and volumes stay."""
     name = run.app(app)
     if not yes and sys.stdin.isatty():
         click.confirm(f"stop {name} in {run.phase.name}?", abort=True, err=True)
-    accepted = run.call(lambda console: console.undeploy(name, force=force))
+    accepted = run.call(lambda console: console.undeploy(name))
     conclude(run, name, accepted, "undeploy", detach=detach, timeout_seconds=timeout)
     if accepted.volumes and run.output == "pretty":
         run.progress.line("volumes that stay:")

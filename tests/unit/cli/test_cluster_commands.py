@@ -282,9 +282,9 @@ def test_undeploy_lists_the_volumes_that_stay(here: Lain, console: FakeConsole) 
         Accepted(views.operation(OperationKind.UNDEPLOY, release=None), None, volumes),
     )
     console.events("hello", [views.end(views.record(OperationKind.UNDEPLOY, release=None, meta_version=""))])
-    done = here("undeploy", "--force")
+    done = here("undeploy", "--yes")
     assert (done.code, done.out) == (0, "Done: undeploy of hello in 4.2 s\n")
-    assert "hello.web-1 on n1" in done.err and console.changes[0].query == {"force": "true"}
+    assert "hello.web-1 on n1" in done.err and console.changes[0].query == {}
 
 
 # --- scale and the like ---

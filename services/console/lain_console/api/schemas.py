@@ -41,10 +41,6 @@ class DeploySchema(Schema):
     plan_only = fields.Bool(load_default=False)
 
 
-class UndeploySchema(Schema):
-    force = fields.Bool(load_default=False)
-
-
 class RollbackSchema(Schema):
     release = fields.Int(load_default=None, allow_none=True, strict=True, validate=validate.Range(1))
 
