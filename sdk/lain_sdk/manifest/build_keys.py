@@ -75,7 +75,12 @@ def _read_prepare(spot: Spot) -> Prepare | None:
 
 BASE = Key("base", image(host=True), "", "base image", shown="needed, unless there is a `dockerfile`")
 SCRIPT = Key("script", script, (), "compile commands, each in its own subshell in /lain/app, where the repository is")
-BUILD_ARG = Key("build_arg", build_arg, (), "Docker build arguments")
+BUILD_ARG = Key(
+    "build_arg",
+    build_arg,
+    (),
+    "Docker build arguments; those from the environment need `release.dest_base`, which leaves them behind",
+)
 BUILD_VOLUMES = Key(
     "volumes",
     list_of(absolute_path(), most=50),
