@@ -185,12 +185,20 @@ class Assignment:
     restart: int = 0
     singleton: bool = False
     stateful: bool = False
+    recreate: bool = False
+    """Of the strategy: the pod before it is gone before it starts."""
     draining: bool = False
     """Still running, no longer given new work; information for people and probes, the agent does nothing with it."""
 
     @property
     def pod(self) -> PodId:
         return PodId(self.app, self.proc, self.instance, self.generation)
+
+    @property
+    def alone(self) -> bool:
+        """It is neither made nor started while another pod of its instance exists on the node: they would share what must not be shared."""
+        shared = (volume.kind == "cloud-multi" for volume in self.template.volumes)
+        return self.singleton or self.stateful or self.recreate or not all(shared)
 
 
 class PodState(StrEnum):

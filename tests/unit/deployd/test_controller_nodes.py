@@ -251,6 +251,98 @@ def test_a_singleton_has_one_pod() -> None:
     assert [image for _, _, image in world.running(proc="one")] == ["good2"]
 
 
+def test_a_singleton_on_a_lost_node_is_held() -> None:
+    """Nothing silences it there yet: it may still run."""
+    world = World(2)
+    worker: dict[str, Any] = {"type": ProcType.WORKER, "instances": 1, "routes": (), "template": template(port=None)}
+    world.want(desired(proc="one", singleton=True, **worker))
+    world.settle()
+    ((_, lost, _),) = world.running(proc="one")
+    world.kill_node(lost)
+    world.settle()
+    assert len(world.pods(proc="one")) == 1
+    assert world.status(proc="one").phase is ProcPhase.WAITING
+    assert f"may still run on {lost}" in world.status(proc="one").message
+    world.unwant("hello", "one")
+    world.settle()
+    world.want(desired(proc="one", singleton=True, release=2, **worker))
+    world.settle()
+    assert not [node for node, order in world.pods(proc="one") if order.run], "told to stop, and nobody saw it do so"
+    world.heal_node(lost)
+    world.settle()
+    assert len(world.running(proc="one")) == 1 and world.status(proc="one").phase is ProcPhase.STABLE
+
+
+def test_what_a_returned_node_said_before_is_not_believed_at_once() -> None:
+    world = World(1)
+    world.want(desired(instances=1))
+    world.settle()
+    (old,) = world.endpoints().ready
+    world.kill_node("n1")
+    world.settle()
+    assert world.endpoints().suspect == (old,)
+    world.heal_node("n1")
+    world.one_pass()
+    assert world.endpoints().suspect == (old,) and not world.endpoints().ready
+    world.now += Limits().heal_settle_seconds
+    world.one_pass()
+    assert world.endpoints().ready == (old,)
+
+
+# --- what nobody ever saw ---------------------------------------------------------------------------------------------
+
+
+def stopped_before_it_was_seen(nodes: int, **more: Any) -> World:
+    """An order that its node has not answered yet, and the next release."""
+    world = World(nodes)
+    world.want(desired(instances=1, strategy=Strategy.RECREATE, **more))
+    world.one_pass()
+    world.want(desired(instances=1, strategy=Strategy.RECREATE, release=2, template=template("good2"), **more))
+    world.one_pass()
+    world.one_pass()
+    return world
+
+
+def test_an_order_that_was_never_answered_is_not_taken_for_gone() -> None:
+    world = stopped_before_it_was_seen(1)
+    began = world.now
+    (first,) = world.pods()
+    assert not first[1].run, "its node may be about to start it"
+    while len(world.pods()) == 1 and world.pods()[0][1] == first[1] and world.now < began + 60:
+        world.now += 0.5
+        world.one_pass()
+    assert world.now - began >= Limits().unseen_seconds
+    world.settle()
+    assert [image for _, _, image in world.running()] == ["good2"]
+
+
+def test_an_order_to_a_node_that_is_away_is_not_taken_for_gone() -> None:
+    world = World(1)
+    world.want(desired(instances=1, strategy=Strategy.RECREATE, stateful=True))
+    world.one_pass()
+    world.kill_node("n1")
+    world.want(desired(instances=0, strategy=Strategy.RECREATE, stateful=True))
+    for _ in range(60):
+        world.one_pass()
+        world.now += 1
+    ((_, order),) = world.pods()
+    assert not order.run
+    world.heal_node("n1")
+    world.settle()
+    assert not world.pods()
+
+
+def test_what_was_seen_and_is_seen_no_more_is_gone_at_once() -> None:
+    world = World(1)
+    world.want(desired(instances=1))
+    world.settle()
+    world.unwant("hello", "web")
+    began = world.now
+    world.idle()
+    world.settle()
+    assert not world.pods() and world.now - began < 5
+
+
 # --- presence itself --------------------------------------------------------------------------------------------------
 
 

@@ -122,6 +122,8 @@ class Proc:
         self.wake: list[float] = []
         self.waits: set[str] = set()
         self.leaving: dict[PodKey, Leaving] = {}
+        self.unseen: dict[PodKey, float] = {}
+        """Pods told to stop of which their node never spoke → since when that is waited for."""
         self._was_ready = frozenset(
             (i.instance, i.generation) for i in (view.status.instances if view.status else ()) if i.ready_at or i.ready
         )
@@ -173,6 +175,14 @@ class Proc:
             or pod.slot in self.places
             or pod.slot in self._was_ready
         )
+
+    def was_seen(self, pod: Pod) -> bool:
+        """Its node has spoken of it at some time."""
+        if pod.seen is not None or pod.key in self.memory.seen:
+            return True
+        lines = self.view.status.instances if self.view.status is not None else ()
+        known = next((i for i in lines if (i.node, i.instance, i.generation) == pod.key), None)
+        return known is not None and bool(known.container_id or known.address or known.started_at or known.ready_at)
 
     def settled(self, pod: Pod) -> bool:
         """Ready, and for ``min_ready_seconds``."""

@@ -8,12 +8,12 @@ has said that it sends it nothing new; what cannot be read, and the pods of node
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lain_deployd.controller import rollout, status
 from lain_deployd.controller.actions import Action, DropEndpoints, DropStatus, PutEndpoints, PutStatus
 from lain_deployd.controller.draft import READY, Proc
-from lain_deployd.controller.view import AppView, Cluster, Leaving, PodKey, ProcMemory, earliest
+from lain_deployd.controller.view import AppView, Cluster, ProcMemory, earliest
 from lain_shared.model.route import Route
 
 
@@ -52,7 +52,7 @@ def plan_app(view: AppView, cluster: Cluster, memory: Mapping[str, ProcMemory]) 
             statuses.append(PutStatus(after, proc.view.status_revision))
     return AppPlan(
         (*routed, *ordered, *statuses),  # a route that moves between procs does so in one transaction, the first
-        {name: ProcMemory(_leaving(proc), proc.memory.endpoints) for name, proc in procs.items() if not proc.finished},
+        {name: _memory(proc) for name, proc in procs.items() if not proc.finished},
         earliest(at for proc in procs.values() for at in proc.wake if at > cluster.now),
         frozenset(wait for proc in procs.values() for wait in proc.waits),
     )
@@ -61,11 +61,12 @@ def plan_app(view: AppView, cluster: Cluster, memory: Mapping[str, ProcMemory]) 
 def _remember(memory: ProcMemory, revision: int, now: float) -> ProcMemory:
     if memory.endpoints[0] == revision:
         return memory
-    return ProcMemory(memory.leaving, (revision, now))
+    return replace(memory, endpoints=(revision, now))
 
 
-def _leaving(proc: Proc) -> Mapping[PodKey, Leaving]:
-    return proc.leaving
+def _memory(proc: Proc) -> ProcMemory:
+    seen = frozenset(pod.key for pod in proc.pods if pod.there and proc.was_seen(pod))
+    return ProcMemory(proc.leaving, proc.memory.endpoints, seen, proc.unseen)
 
 
 def _give_routes(view: AppView, procs: Mapping[str, Proc]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lain_deployd.controller.draft import DRAINING, READY, SUSPECT, Pod, Proc, has_volume
 from lain_deployd.controller.view import Leaving
-from lain_shared.model.pod import Assignment, PodState, ProcType, same_but_resources
+from lain_shared.model.pod import Assignment, PodState, ProcType, Strategy, same_but_resources
 from lain_shared.model.route import Endpoint
 from lain_shared.model.status import ProcPhase
 from lain_shared.placement import Ask, BadFilter, Verdict, place
@@ -39,16 +39,34 @@ def _forget_gone(proc: Proc) -> None:
     for pod in proc.pods:
         if pod.runs:
             continue
-        if pod.seen is None:
+        gone = _is_gone(proc, pod)
+        if gone:
             if (room := proc.cluster.rooms.changing(pod.node)) is not None:
                 room.give_back(proc.view.app, proc.view.proc, pod.pod.template)
             pod.after, pod.why = None, "gone"
-        if pod.seen is None or pod.lost:
+        if gone or pod.lost:
             proc.places.pop(pod.slot, None)
             proc.entries.pop(pod.slot, None)
     known = {pod.slot for pod in proc.pods if pod.there}
     for slot in set(proc.places) - known:  # its assignment was removed by hand, or with its node
         del proc.places[slot], proc.entries[slot]
+
+
+def _is_gone(proc: Proc, pod: Pod) -> bool:
+    """Its node spoke of it and does so no more. A node that never spoke of it may still be about to start it: it is given time to."""
+    if pod.seen is not None:
+        return False
+    if proc.was_seen(pod):
+        return True
+    if pod.lost or pod.node not in proc.cluster.present:
+        return False
+    now, since = proc.cluster.now, proc.memory.unseen.get(pod.key, proc.cluster.now)
+    due = since + proc.cluster.limits.unseen_seconds
+    if now >= due:
+        return True
+    proc.unseen[pod.key] = since
+    proc.wake.append(due)
+    return False
 
 
 def _restore_deleted(proc: Proc) -> None:
@@ -137,6 +155,7 @@ def _choose_keepers(proc: Proc) -> None:
             type=desired.type,
             singleton=desired.singleton,
             stateful=desired.stateful,
+            recreate=desired.strategy is Strategy.RECREATE,
         )
 
 
@@ -162,7 +181,9 @@ def _route(proc: Proc) -> None:
                 if pod.seen.state is PodState.RUNNING and place == READY:
                     fallback.append(pod)
         elif proc.listens and pod.seen.address:
-            if place in (READY, SUSPECT) or (_may_enter(proc, pod) and proc.settled(pod)):
+            if place == SUSPECT and (settles_at := proc.cluster.settling.get(pod.node)) is not None:
+                proc.wake.append(settles_at)  # what stands there may be from before it was away
+            elif place in (READY, SUSPECT) or (_may_enter(proc, pod) and proc.settled(pod)):
                 _enter(proc, pod)
             elif _may_enter(proc, pod):
                 early.append(pod)
@@ -300,11 +321,16 @@ def _create(proc: Proc) -> None:
 
 def _may_move(proc: Proc, instance: int) -> bool:
     """Whether a new pod may stand for an instance of which one is on a lost node."""
-    lost = [pod for pod in proc.of(instance) if pod.lost and pod.runs]
+    singleton = proc.desired is not None and proc.desired.singleton
+    lost = [pod for pod in proc.of(instance) if pod.lost and (pod.runs or singleton)]
     if not lost:
         return True
     nodes = ", ".join(sorted({pod.node for pod in lost}))
-    if proc.stays:
+    if singleton:
+        proc.held[instance] = (
+            f"instance {instance} may still run on {nodes}, which is away: there must never be two of it"
+        )
+    elif proc.stays:
         proc.held[instance] = f"instance {instance} stays on {nodes}, which is away: its state is there"
     elif proc.cluster.breaker:
         proc.held[instance] = f"instance {instance} was on {nodes}, which is away: {proc.cluster.breaker}"
@@ -445,4 +471,5 @@ def _order(proc: Proc, instance: int, generation: int) -> Assignment:
         restart=restart,
         singleton=desired.singleton,
         stateful=desired.stateful,
+        recreate=desired.strategy is Strategy.RECREATE,
     )

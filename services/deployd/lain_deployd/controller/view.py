@@ -71,6 +71,8 @@ class Limits:
     """Within this time every app is planned anew, whatever changed."""
     heal_settle_seconds: float = 2.0
     """How long a returned node must be back before its word counts against a replacement's."""
+    unseen_seconds: float = 10.0
+    """A node that is there and never spoke of a pod for so long, though it was told to stop it, does not have it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +169,10 @@ class ProcMemory:
     leaving: Mapping[PodKey, Leaving] = field(default_factory=dict)
     endpoints: tuple[int, float] = (0, 0.0)
     """The revision of ``endpoints`` and when this leader first saw it."""
+    seen: frozenset[PodKey] = frozenset()
+    """Pods of which their node has spoken."""
+    unseen: Mapping[PodKey, float] = field(default_factory=dict)
+    """Pods told to stop of which their node, though it is there, never spoke → since when."""
 
 
 def earliest(times: Iterable[float | None]) -> float | None:
