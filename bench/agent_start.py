@@ -1,4 +1,4 @@
-"""What the agent costs over the bare Engine: pods running as their own Engine lists them, N at once, the image already there.
+"""What the agent costs over the bare Engine: N pods at once, from nothing to ``observed`` as running, the image already there.
 
 Bare: ``create`` and ``start`` over the Engine's API, four at a time (more does not help). Agent: N assignments written at once to a store
 in memory. Both on one Engine of its own, in turn; the ratio is of the medians. Run: ``python -m bench.agent_start [N] [rounds]``.
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from lain_deployd.adapters.docker import DockerEngine
 from lain_deployd.agent import volumes
-from lain_deployd.agent.engine import ContainerState
 from lain_deployd.agent.spec import Place, container_of
+from lain_shared.model.pod import PodState
 from lain_shared.testing import MemoryStore
 from tests.fixtures.docker import OwnEngine, new_engine
 from tests.integration.deployd.agent_harness import NODE, Bench, order, template
@@ -48,16 +48,16 @@ async def agents(own: OwnEngine, count: int, directory: Path) -> float:
     """The same through the agent, from the first assignment written."""
     bench = Bench(MemoryStore(), own, directory)
     await bench.prepare()
-    async with bench.agent(), DockerEngine.connect(str(own.socket)) as engine:
+    async with bench.agent():
         await bench.url()
         began = time.monotonic()
-        for number in range(1, count + 1):
-            await bench.give(order(template(), instance=number))
+        waiting = {await bench.give(order(template(), instance=number)) for number in range(1, count + 1)}
         while True:
-            listed = await engine._client._query_json("containers/json")
-            if sum(item["State"] == ContainerState.RUNNING.value for item in listed) == count:
+            seen = {pod: await bench.see(pod) for pod in waiting}
+            waiting -= {pod for pod, one in seen.items() if one is not None and one.state is PodState.RUNNING}
+            if not waiting:
                 return time.monotonic() - began
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.005)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import aiohttp
@@ -85,7 +86,7 @@ async def test_strangers_and_viewers_get_nothing(bench: Bench, caller: Caller) -
             ):
                 with pytest.raises(Unauthenticated):
                     await stranger.get(path)
-                await eventually(lambda path=path: _denied(viewer, path), what="denied")
+                await eventually(partial(_denied, viewer, path), what="denied")
             assert (await stranger.get("/readyz"))["status"] == "ready"
 
 

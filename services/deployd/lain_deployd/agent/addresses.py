@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from ipaddress import IPv4Address, IPv4Network
 
 from lain_shared.model.route import Endpoints, RouterMember, RouterState
@@ -83,6 +84,7 @@ def _rested(state: Past, now: float, quarantine_seconds: float, applied_revision
     return abs(now - state.free_since) >= quarantine_seconds and state.removal_revision <= applied_revision
 
 
+@cache
 def usable(block: str) -> tuple[IPv4Address, ...]:
     """Addresses of a block that pods may have: all but the network's, the bridge's own (the first) and the broadcast's."""
     return tuple(IPv4Network(block).hosts())[1:]

@@ -146,7 +146,8 @@ class Executor:
         root = Path(place.volumes_root)
         try:
             spec = container_of(order.assignment, memory.address, place)
-            await asyncio.to_thread(volumes.require, order.assignment, root, tuple(self._known_volumes()))
+            if order.assignment.template.volumes:
+                await asyncio.to_thread(volumes.require, order.assignment, root, tuple(self._known_volumes()))
             image = await self._images.have(spec.image, tell)
             async with self._starts:
                 try:

@@ -25,6 +25,8 @@ log = structlog.get_logger()
 WORKERS_GRACE_SECONDS = 2.0
 """What is being created or started when the agent stops gets this long; a pull or a slow stop is taken up by the next agent."""
 MAX_HOLD_SECONDS = 30.0
+SAVE_SECONDS = 1.0
+"""What is on disk may be older by this much: what it lacks, the containers themselves tell."""
 
 
 class Keeper:
@@ -75,6 +77,7 @@ class Keeper:
         """Pods to look at again → when the last event about them was (nanoseconds since the epoch)."""
         self._looked_nano: dict[PodId, int] = {}
         self._to_forgive: dict[PodId, float] = {}
+        self._saved_at = 0.0
         self._stopped = asyncio.Event()
         saved = disk.load()
         self.saved = saved or Saved()
@@ -380,6 +383,15 @@ class Keeper:
         if report != self.report or not self.told:
             self.report, self.told = report, True
             self.on_report()
+
+    async def save_now_and_then(self) -> float | None:
+        """A pass of the loop that keeps the disk up to date: often enough, and not in the way of the Engine's own writes."""
+        wait = self._saved_at + SAVE_SECONDS - time.monotonic()
+        if wait > 0:
+            return wait
+        await self.save()
+        self._saved_at = time.monotonic()
+        return None
 
     async def save(self) -> None:
         """Keep the picture on disk, if it changed."""

@@ -110,7 +110,7 @@ def assembled(
         disk_high_percent=settings.disk_high_percent, free_addresses=free_addresses, version=version("lain-deployd"),
     )  # fmt: skip
     states = Loop("node", report.one_pass, **often)
-    saving = Loop("disk", keeper.save, **often)
+    saving = Loop("disk", keeper.save_now_and_then, **often)
     keeper.on_pass = saving.wake
     keeper.wake, keeper.on_report, keeper.on_volumes = pods.wake, observed.wake, states.wake
     presence = Presence(
