@@ -38,7 +38,8 @@ TOLD_ACTIONS = frozenset({"create", "start", "die", "destroy", "oom", "pause", "
 MAX_BACKOFF_SECONDS = 1.0
 PARALLEL_WRITES = 8
 SOON_SECONDS = 0.2
-"""How often to look while the node has no network for pods yet."""
+MAX_SOON_SECONDS = 5.0
+"""How often to look while the node has no network for pods yet: at first, and in the end."""
 MIB = 1024 * 1024
 
 
@@ -294,6 +295,7 @@ class NodeReport:
         """Instances whose data was on this node and is not there."""
         self._reserved_memory_bytes, self._disk_high_percent = reserved_memory_bytes, disk_high_percent
         self._free_addresses, self._version = free_addresses, version
+        self._soon_seconds = SOON_SECONDS
         self._written: NodeState | None = None
         self._read = False
 
@@ -313,7 +315,11 @@ class NodeReport:
         if state is not None and not nearly_same(self._written, state):
             await self._records.put(state, self._keeper.node)
             self._written = state
-        return None if self._blocks.network_ready and state is not None else SOON_SECONDS
+        if self._blocks.network_ready and state is not None:
+            self._soon_seconds = SOON_SECONDS
+            return None
+        self._soon_seconds = min(self._soon_seconds * 1.5, MAX_SOON_SECONDS)
+        return self._soon_seconds
 
     async def _block(self, problems: list[str]) -> None:
         try:
