@@ -10,8 +10,6 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-import structlog
-
 from lain_deployd.controller import presence, status
 from lain_deployd.controller.actions import Action
 from lain_deployd.controller.plan import AppPlan, plan_app
@@ -19,8 +17,6 @@ from lain_deployd.controller.presence import NodeMemory
 from lain_deployd.controller.view import AppView, Cluster, Limits, ProcMemory, Rooms, Routers, earliest
 from lain_deployd.controller.world import Snapshots, World, parts_of
 from lain_shared import keys
-
-log = structlog.get_logger()
 
 MAX_HOLD_SECONDS = 30.0
 """An app whose writes are refused again and again is tried this often."""
@@ -42,6 +38,8 @@ class Decider:
         self.world = World()
         self.nodes = NodeMemory()
         self.breaker = ""
+        self.crashes: dict[str, Exception] = {}
+        """App → what its plan failed with, for whoever logs it (and takes it out)."""
         self._plans: dict[str, AppPlan] = {}
         self._again: set[str] = set()
         self._routers_away: dict[str, float] = {}
@@ -143,7 +141,7 @@ class Decider:
         except Exception as error:
             why = f"{type(error).__name__}: {error}"
             if self.faults.get(view.app) != {"plan": why}:
-                log.exception("app_not_planned", app=view.app)
+                self.crashes[view.app] = error
             self.faults[view.app] = {"plan": why}
             frozen = replace(view, frozen=f"it cannot be planned, which is a fault of LAIN: {why}")
             return AppPlan(tuple(status.freeze(frozen, cluster.now)), memory)

@@ -134,6 +134,9 @@ class Controller:
         self._metrics.breaker.set(bool(self.decider.breaker))
         faults = {**self.decider.world.faults, **self.decider.faults}
         self._metrics.frozen.set(len(faults))
+        while self.decider.crashes:
+            app, error = self.decider.crashes.popitem()
+            log.error("app_not_planned", app=app, exc_info=error)
         if (frozen := frozenset(faults)) != self._frozen:
             for app in frozen - self._frozen:
                 log.error("app_frozen", app=app, unreadable=dict(faults[app]))
