@@ -118,6 +118,8 @@ class LeaseKeeper:
         self._lease = HeldLease(store, ttl_seconds, clock=clock)
         self._state_file = state_file
         self._release = release
+        self._adopted = False
+        """The lease is an earlier process's."""
         self._clock = clock
         self._stopped = asyncio.Event()
         self._woken = asyncio.Event()
@@ -196,8 +198,10 @@ class LeaseKeeper:
         earlier = self._read_state()
         if earlier and await self._lease.adopt(earlier):
             log.info("lease_adopted", part=self.name, lease=f"{earlier:x}")
+            self._adopted = True
             return
         await self._lease.grant()
+        self._adopted = False
         self._write_state(self._lease.id)
 
     async def _publish(self) -> None:
@@ -240,7 +244,8 @@ class Presence(LeaseKeeper):
     """One leased key that says "here I am". ``make_record`` gives its key and value; ``wake()`` publishes a changed one at once.
 
     With ``state_file`` the next process adopts the lease, so an upgrade within the TTL is invisible. It is not given up on stop unless
-    ``release=True``: a node is not away because its agent is being replaced.
+    ``release=True``: a node is not away because its agent is being replaced. On a new lease, the key is first written once ``may_begin``
+    says so (``wake()`` asks again).
     """
 
     def __init__(
@@ -253,12 +258,13 @@ class Presence(LeaseKeeper):
         name: str = "presence",
         release: bool = False,
         on_lost: Callable[[], None] = lambda: None,
+        may_begin: Callable[[], bool] = lambda: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
             store, ttl_seconds, name=name, state_file=state_file, release=release, on_lost=on_lost, clock=clock
         )
-        self._make_record = make_record
+        self._make_record, self._may_begin = make_record, may_begin
         self._published: tuple[str, bytes] | None = None
         self._verified_at = 0.0
 
@@ -266,7 +272,15 @@ class Presence(LeaseKeeper):
     def ready(self) -> bool:
         return self._published is not None and self._lease.alive
 
+    @property
+    def why_not_ready(self) -> str:
+        if self._published is None and self._lease.alive:
+            return self._trouble or "holds a lease, and has nothing to say on it yet"
+        return super().why_not_ready
+
     async def _publish(self) -> None:
+        if self._published is None and not self._adopted and not self._may_begin():
+            return
         record = self._make_record()
         key, value = record
         if record == self._published and self._clock() - self._verified_at < VERIFY_SECONDS:

@@ -143,6 +143,35 @@ async def test_the_engine_away_at_the_start_is_waited_for(node: Node) -> None:
         await node.until(order().pod, PodState.RUNNING, ready=True)
 
 
+async def test_a_node_is_back_only_once_it_has_said_what_runs(node: Node) -> None:
+    """What ``observed`` says of it is from before; while the Engine is away nobody knows better."""
+    pod = order().pod
+    presence = Records(node.store, keys.ALIVE, Alive)
+    async with node.agent():
+        await node.give(order())
+        await node.until(pod, PodState.RUNNING, ready=True)
+    (entry,) = (await node.store.list(keys.ALIVE.prefix)).entries
+    await node.store.revoke(entry.lease)
+    with node.engine.outage():
+        async with node.agent():
+            asked = node.engine.calls["info"]
+            await eventually(lambda: node.engine.calls["info"] > asked + 3, what="it looks for the Engine")
+            assert await presence.get("n1") is None
+    async with node.agent():
+        await eventually(lambda: presence.get("n1"), what="presence")
+
+
+async def test_what_must_be_alone_is_made_when_its_predecessor_is_gone(node: Node) -> None:
+    first = replace(order(), recreate=True)
+    second = replace(first, generation=first.generation + 1)
+    async with node.agent():
+        await node.until(await node.give(first), PodState.RUNNING)
+        await node.until(await node.give(second), PodState.PENDING, progress=f"waiting until {first.pod} is gone")
+        await node.give(replace(first, run=False))
+        await node.until(second.pod, PodState.RUNNING)
+        assert await node.see(first.pod) is None
+
+
 async def test_two_containers_of_one_pod_become_one(node: Node) -> None:
     async with node.agent():
         pod = await node.give(order())

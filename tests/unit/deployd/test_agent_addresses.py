@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from lain_deployd.agent.addresses import AddressBook, applied_by_all, named_addresses, usable
-from lain_deployd.agent.blocks import candidates
+from lain_deployd.agent.blocks import Blocks, candidates
+from lain_deployd.agent.disk import Disk
+from lain_deployd.agent.execute import Executor
+from lain_deployd.agent.keeper import Keeper
+from lain_deployd.agent.loops import Surroundings
+from lain_deployd.agent.metrics import AgentMetrics
+from lain_deployd.testing import FakeEngine
+from lain_shared import keys
+from lain_shared.mirror import Mirror
+from lain_shared.model.pod import Assignment
 from lain_shared.model.route import Endpoint, Endpoints, RouterMember, RouterState
+from lain_shared.records import Records
+from lain_shared.testing import MemoryStore
 
 BLOCK = "172.20.1.0/29"
 QUARANTINE = 60.0
@@ -43,6 +57,59 @@ def test_a_named_address_is_not_free_and_routers_must_have_seen_it_go() -> None:
     assert "172.20.1.2" not in free(book, 1_059.0)
     assert "172.20.1.2" not in free(book, 1_060.0, applied=69)
     assert "172.20.1.2" in free(book, 1_060.0, applied=70)
+
+
+def test_what_routers_never_knew_waits_for_none_of_them() -> None:
+    """A pod without a port: a member that says nothing holds nothing of it."""
+    one = {"172.20.1.2"}
+    book = AddressBook(BLOCK).seen(used=one, named=(), quiet=one, revision=50, now=0.0)
+    book = book.seen(used=(), named=(), revision=60, now=10.0)
+    assert "172.20.1.2" in free(book, 100.0, applied=-1)
+
+
+def test_what_had_a_port_may_have_been_named_while_nobody_looked() -> None:
+    book = AddressBook(BLOCK).seen(used={"172.20.1.2"}, named=(), revision=50, now=0.0)
+    book = book.seen(used=(), named=(), revision=60, now=10.0)  # named and dropped between the two looks
+    assert "172.20.1.2" not in free(book, 100.0, applied=59)
+    assert book.held_for(59, now=100.0, quarantine_seconds=QUARANTINE) == 1
+    assert book.held_for(60, now=100.0, quarantine_seconds=QUARANTINE) == 0
+    assert "172.20.1.2" in free(book, 100.0, applied=60)
+
+
+@pytest.mark.parametrize("bad", [False, True])
+async def test_why_addresses_run_short_is_said(bad: bool) -> None:
+    """A router that lags is named; a record of endpoints that cannot be read may name any address."""
+    store = MemoryStore()
+    await Records(store, keys.ROUTER_MEMBERS, RouterMember).put(RouterMember("r1", "n9", 0.0), "r1")
+    if bad:
+        await store.put(keys.ENDPOINTS.key("hello", "web"), b'{"v": 99}')
+    assignments = Mirror(Records(store, keys.ASSIGN, Assignment))
+    endpoints = Mirror(Records(store, keys.ENDPOINTS, Endpoints))
+    members = Mirror(Records(store, keys.ROUTER_MEMBERS, RouterMember))
+    routers = Mirror(Records(store, keys.ROUTERS, RouterState))
+    for mirror in (assignments, endpoints, members, routers):
+        await mirror.catch_up()
+    engine, now = FakeEngine(), [1_000.0]
+    blocks = Blocks(store, engine, "n1", remembered=BLOCK)
+    blocks.network_ready = True
+    around = Surroundings(
+        Keeper("n1", engine, cast("Executor", None), Disk(Path("/nonexistent/agent.json")), AgentMetrics()),
+        assignments=assignments, endpoints=endpoints, members=members, routers=routers, blocks=blocks,
+        quarantine_seconds=QUARANTINE, clock=lambda: now[0],
+    )  # fmt: skip
+    book = around.look_around(AddressBook(BLOCK), {"172.20.1.2", "172.20.1.3"}, {"172.20.1.3"})
+    book = around.look_around(book, (), ())
+    now[0] += 100.0
+    if bad:
+        assert around.free(book) == ()
+        assert "/lain/endpoints/hello/web cannot be read" in around.problems(book)[0]
+        return
+    assert "172.20.1.3" in around.free(book) and "172.20.1.2" not in around.free(book)
+    assert around.problems(book) == ("router r1 holds 1 addresses: it has not said that it no longer sends to them",)
+    state = RouterState("r1", endpoints.revision, "boot", 0.0)
+    await Records(store, keys.ROUTERS, RouterState).put(state, "r1")
+    await routers.catch_up()
+    assert "172.20.1.2" in around.free(book) and around.problems(book) == ()
 
 
 def test_a_clock_set_back_a_little_does_not_shorten_the_rest() -> None:

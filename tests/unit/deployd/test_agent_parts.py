@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -12,7 +14,15 @@ from hypothesis import strategies as st
 from lain_deployd.adapters import docker_json
 from lain_deployd.agent.addresses import AddressBook, Past
 from lain_deployd.agent.disk import Disk, Saved
-from lain_deployd.agent.engine import ContainerState, EngineRefused, Image, ImageMissing, Limits, PullProgress
+from lain_deployd.agent.engine import (
+    ContainerState,
+    Credentials,
+    EngineRefused,
+    Image,
+    ImageMissing,
+    Limits,
+    PullProgress,
+)
 from lain_deployd.agent.images import Images, words
 from lain_deployd.agent.pods import Health, Memory, Order
 from lain_deployd.agent.probes import Answer, Verdict
@@ -255,6 +265,26 @@ async def test_an_image_is_brought_once_however_many_wait() -> None:
     told: list[str] = []
     await asyncio.gather(*(box.have("r/a", told.append) for _ in range(10)))
     assert engine.calls["pull"] == 1 and set(told) == {"pulling"} and "r/a" in box.used
+
+
+class Chatty(FakeEngine):
+    """Tells the progress of a pull a hundred times."""
+
+    async def pull(
+        self, reference: str, credentials: Credentials | None, on_progress: Callable[[PullProgress], None]
+    ) -> None:
+        for n in range(100):
+            on_progress(PullProgress(n * MIB, 100 * MIB))
+        await super().pull(reference, credentials, on_progress)
+
+
+async def test_progress_is_told_once_a_second_at_most() -> None:
+    engine = Chatty()
+    engine.registry["r/a"] = Image("1", ("r/a",), 5)
+    told: list[str] = []
+    began = time.monotonic()
+    await images(engine).have("r/a", told.append)
+    assert len(told) <= 2 + (time.monotonic() - began), told
 
 
 async def test_a_pull_that_fails_fails_for_all_and_is_tried_again_later() -> None:

@@ -37,7 +37,7 @@ from lain_deployd.agent.pods import (
     Update,
     View,
 )
-from lain_shared.model.pod import Assignment, PodId, PodState, PodTemplate, ProcType
+from lain_shared.model.pod import Assignment, PodId, PodState, PodTemplate, ProcType, Volume
 
 MIB = 1024 * 1024
 CPUS = 4
@@ -249,6 +249,40 @@ def test_a_new_pod_waits_for_an_address_and_keeps_it() -> None:
     assert next_step(fresh, Ground(100.0, True, address="172.20.1.9")) == Create(POD, "172.20.1.9")
     again = View(POD, order(), (), Memory(address="172.20.1.2"))
     assert next_step(again, Ground(100.0, True, address="172.20.1.9")) == Create(POD, "172.20.1.2")
+
+
+ALONE: list[dict[str, object]] = [
+    {"singleton": True},
+    {"stateful": True},
+    {"recreate": True},
+    {"template": replace(TEMPLATES[0], volumes=(Volume("/data"),))},
+]
+
+
+@pytest.mark.parametrize("more", ALONE, ids=["singleton", "stateful", "recreate", "volume"])
+def test_what_must_be_alone_waits_until_its_predecessor_is_gone(more: dict[str, object]) -> None:
+    given = order()
+    given = replace(given, assignment=replace(given.assignment, generation=6, **more))  # type: ignore[arg-type]
+    ground = Ground(100.0, True, cpus=CPUS)
+    for state in STATES:
+        before = (container(state, started_at=1.0, finished_at=2.0),)
+        actions = diff({given.pod: given}, {POD: before}, {}, ground, ["172.20.1.9"])
+        assert not [action for action in actions if isinstance(action, Create | Start)], state
+        made_already = {POD: before, given.pod: (container(ContainerState.CREATED, id="c2"),)}
+        actions = diff({given.pod: given}, made_already, {given.pod: Memory(address="x")}, ground)
+        assert not [action for action in actions if isinstance(action, Create | Start)], state
+    assert diff({given.pod: given}, {}, {}, ground, ["172.20.1.9"]) == (Create(given.pod, "172.20.1.9"),)
+    other = PodId("hello", "web", 2, 5)
+    assert Create(given.pod, "172.20.1.9") in diff({given.pod: given}, {other: before}, {}, ground, ["172.20.1.9"])
+    waiting = observe(View(given.pod, given, (), None, in_the_way=str(POD)), ground)
+    assert waiting is not None and waiting.progress == f"waiting until {POD} is gone"
+
+
+def test_what_may_stand_beside_its_predecessor_does_not_wait_for_it() -> None:
+    given = order()
+    given = replace(given, assignment=replace(given.assignment, generation=6))
+    running = {POD: (container(ContainerState.RUNNING),)}
+    assert Create(given.pod, "y") in diff({given.pod: given}, running, {}, Ground(100.0, True, cpus=CPUS), ["y"])
 
 
 def test_a_oneshot_that_ended_well_is_left_as_it_is() -> None:

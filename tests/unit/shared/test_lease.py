@@ -127,6 +127,22 @@ async def test_presence_outlives_its_process_and_is_adopted_by_the_next(tmp_path
         assert (entry.value, entry.create_revision) == (b"two", created), "an upgrade is invisible: the key never went"
 
 
+async def test_on_a_new_lease_presence_begins_when_it_may_on_an_adopted_one_at_once(tmp_path: Path) -> None:
+    store, file, may = MemoryStore(), tmp_path / "lease.json", [False]
+    first = Presence(store, lambda: (KEY, b"one"), 5, file, may_begin=lambda: may[0])
+    async with running(first):
+        await eventually(lambda: first.lease_id)
+        first.wake()
+        await asyncio.sleep(0.05)
+        assert await store.get(KEY) is None and not first.ready and "nothing to say" in first.why_not_ready
+        may[0] = True
+        first.wake()
+        await eventually(lambda: first.ready)
+    second = Presence(store, lambda: (KEY, b"two"), 5, file, may_begin=lambda: False)
+    async with running(second):
+        await eventually(lambda: second.ready, what="an upgrade stays invisible")
+
+
 async def test_presence_is_given_up_on_stop_only_if_asked() -> None:
     store = MemoryStore()
     presence = Presence(store, lambda: (KEY, b"x"), 5, release=True)

@@ -27,6 +27,8 @@ class Past:
     """When both ended (seconds since the epoch)."""
     removal_revision: int = 0
     """Routers at this revision of ``endpoints`` or later no longer know it; 0: they never did."""
+    quiet: bool = False
+    """What has it listens on no port: no router can know it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,21 +38,28 @@ class AddressBook:
     block: str = ""
     past: Mapping[str, Past] = field(default_factory=dict)
 
-    def seen(self, *, used: Iterable[str], named: Iterable[str], revision: int, now: float) -> AddressBook:
-        """The book after a look around. ``revision``: the one up to which ``named`` is known."""
+    def seen(
+        self, *, used: Iterable[str], named: Iterable[str], revision: int, now: float, quiet: Iterable[str] = ()
+    ) -> AddressBook:
+        """The book after a look around. ``revision``: the one up to which ``named`` is known. ``quiet``: of the used, those without a port.
+
+        ``endpoints`` may have named an address only while nobody looked: what had a port was perhaps known to routers when it went.
+        """
         block = IPv4Network(self.block)
         now_used = {address for address in used if _within(address, block)}
         now_named = {address for address in named if _within(address, block)}
+        now_quiet = frozenset(quiet)
         past = dict(self.past)
         for address in {*past, *now_used, *now_named}:
             before = past.get(address)
             state = before or Past(used=False)
             in_use, is_named = address in now_used, address in now_named
-            if state.named and not is_named:
+            if (state.named and not is_named) or (state.used and not in_use and not state.quiet):
                 state = replace(state, removal_revision=revision)
             if (state.used or state.named) and not (in_use or is_named):
                 state = replace(state, free_since=now)
-            past[address] = replace(state, used=in_use, named=is_named)
+            is_quiet = address in now_quiet if in_use else state.quiet
+            past[address] = replace(state, used=in_use, named=is_named, quiet=is_quiet)
         return self if past == self.past else replace(self, past=past)
 
     def taken(self, address: str) -> AddressBook:
@@ -71,6 +80,15 @@ class AddressBook:
                 found.append((state.free_since, int(host), address))
         return tuple(address for _, _, address in sorted(found))
 
+    def held_for(self, applied_revision: float, *, now: float, quarantine_seconds: float) -> int:
+        """How many addresses would be free, had a router of this ``applied_revision`` applied more."""
+        return sum(
+            not (state.used or state.named)
+            and _rested(state, now, quarantine_seconds, math.inf)
+            and not _rested(state, now, quarantine_seconds, applied_revision)
+            for state in self.past.values()
+        )
+
 
 def _within(address: str, block: IPv4Network) -> bool:
     try:
@@ -81,7 +99,8 @@ def _within(address: str, block: IPv4Network) -> bool:
 
 def _rested(state: Past, now: float, quarantine_seconds: float, applied_revision: float) -> bool:
     """Distance, not difference: a clock set back by less than the quarantine must not cut it short."""
-    return abs(now - state.free_since) >= quarantine_seconds and state.removal_revision <= applied_revision
+    known_to_none = not state.removal_revision or state.removal_revision <= applied_revision
+    return abs(now - state.free_since) >= quarantine_seconds and known_to_none
 
 
 @cache
@@ -95,8 +114,10 @@ def named_addresses(endpoints: Iterable[Endpoints]) -> frozenset[str]:
 
 
 def applied_by_all(members: Iterable[RouterMember], states: Mapping[str, RouterState]) -> float:
-    """The revision of ``endpoints`` that every member router has applied; one that says nothing may be arbitrarily old."""
-    return min(
-        (states[member.router].applied_revision if member.router in states else -1 for member in members),
-        default=math.inf,
-    )
+    """The revision of ``endpoints`` that every member router has applied."""
+    return min((applied_by(member.router, states) for member in members), default=math.inf)
+
+
+def applied_by(router: str, states: Mapping[str, RouterState]) -> int:
+    """The revision of ``endpoints`` that this router has applied; one that says nothing may be arbitrarily old."""
+    return states[router].applied_revision if router in states else -1

@@ -14,7 +14,7 @@ from lain_deployd.agent.engine import Credentials, Engine, Image, ImageMissing, 
 log = structlog.get_logger()
 
 PARALLEL_PULLS = 2
-NEWS_SECONDS = 0.5
+NEWS_SECONDS = 1.0
 """Progress is told no more often: every telling is a write to the store."""
 MIB = 1024 * 1024
 

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from itertools import chain
 
 import structlog
 
@@ -15,7 +16,15 @@ from lain_deployd.agent.engine import Container, Engine, EngineEvent, EngineUnav
 from lain_deployd.agent.execute import Executor
 from lain_deployd.agent.metrics import AgentMetrics
 from lain_deployd.agent.observing import observe
-from lain_deployd.agent.plan import ALIVE, after_engine_restart, backoff_seconds, due_at, in_order, next_step
+from lain_deployd.agent.plan import (
+    ALIVE,
+    after_engine_restart,
+    backoff_seconds,
+    due_at,
+    in_order,
+    in_the_way,
+    next_step,
+)
 from lain_deployd.agent.pods import LABEL_NODE, LABEL_POD, Create, Forget, Ground, Health, Memory, NoteExit, Order, View
 from lain_deployd.agent.probes import Prober, Target
 from lain_shared.model.pod import Observed, PodId, ProcType
@@ -64,7 +73,7 @@ class Keeper:
         self.book = AddressBook()
         self.free: Callable[[AddressBook], tuple[str, ...]] = lambda _book: ()
         """Addresses that may be given out now; set by whoever knows routers and endpoints."""
-        self.look_around: Callable[[AddressBook, Iterable[str]], AddressBook] = lambda book, _used: book
+        self.look_around: Callable[[AddressBook, Iterable[str], Iterable[str]], AddressBook] = lambda book, *_: book
         self.wake, self.on_report = wake, on_report
         self.on_volumes: Callable[[], None] = lambda: None
         self.on_pass: Callable[[], None] = lambda: None
@@ -198,7 +207,12 @@ class Keeper:
         now = self._clock()
         used = {memory.address for memory in self.memory.values()}
         used |= {one.address for pod in self.containers.values() for one in pod}
-        self.book = self.look_around(self.book, used - {""})
+        quiet = {
+            self.memory[pod].address
+            for pod, order in self.orders.items()
+            if order.assignment.template.port is None and pod in self.memory
+        }
+        self.book = self.look_around(self.book, used - {""}, quiet)
         due: list[float] = []
         for pod in sorted(self.pods()):
             view, ground = self.view(pod), self._ground(now, pod)
@@ -218,13 +232,15 @@ class Keeper:
         return self.orders.keys() | self.containers.keys() | self.memory.keys()
 
     def view(self, pod: PodId) -> View:
+        order = self.orders.get(pod)
         return View(
             pod,
-            self.orders.get(pod),
+            order,
             self.containers.get(pod, ()),
             self.memory.get(pod),
             self.health.get(pod),
             self._busy.get(pod, ""),
+            in_the_way(order, chain(self.containers, self._workers)),  # a worker may be about to make one
         )
 
     def _ground(self, now: float, pod: PodId) -> Ground:

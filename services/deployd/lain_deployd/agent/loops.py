@@ -40,6 +40,8 @@ PARALLEL_WRITES = 8
 SOON_SECONDS = 0.2
 MAX_SOON_SECONDS = 5.0
 """How often to look while the node has no network for pods yet: at first, and in the end."""
+FEW_ADDRESSES = 32
+"""With fewer free ones, the node says what holds the others."""
 MIB = 1024 * 1024
 
 
@@ -167,11 +169,16 @@ class Observing:
         self._store = store
         self._keeper = keeper
         self._written: dict[str, bytes] | None = None
+        self.current = False
+        """``observed`` says what is, as of the last pass; or it says nothing, and so nothing that is no more."""
+        self.on_current: Callable[[], None] = lambda: None
 
     async def one_pass(self) -> float | None:
         if self._written is None:
             await self._read()
         if not self._keeper.told or self._written is None:
+            if not self._written:
+                self._is_current()
             return None
         family, node = self._records.family, self._keeper.node
         wanted = {family.key(node, str(pod)): self._records.encode(seen) for pod, seen in self._keeper.report.items()}
@@ -186,9 +193,15 @@ class Observing:
                 for key in surplus:
                     group.create_task(self._delete(gate, key))
         except ExceptionGroup as errors:
-            self._written = None  # some may have been written: read again before deciding
+            self._written, self.current = None, False  # some may have been written: read again before deciding
             raise errors.exceptions[0] from errors
+        self._is_current()
         return None
+
+    def _is_current(self) -> None:
+        if not self.current:
+            self.current = True
+            self.on_current()
 
     async def _read(self) -> None:
         listing = await self._store.list(self._records.family.under(self._keeper.node))
@@ -247,7 +260,7 @@ class Surroundings:
     def _known(self) -> bool:
         return self._endpoints.ready and self._members.ready and self._routers.ready
 
-    def look_around(self, book: AddressBook, used: Iterable[str]) -> AddressBook:
+    def look_around(self, book: AddressBook, used: Iterable[str], quiet: Iterable[str]) -> AddressBook:
         """The address book with what is used and named now."""
         if not self._blocks.block:
             return book
@@ -256,17 +269,36 @@ class Surroundings:
         if not self._endpoints.ready:
             return book
         named = addresses.named_addresses(stored.value for stored in self._endpoints.snapshot().values())
-        return book.seen(used=used, named=named, revision=self._endpoints.revision, now=self._clock())
+        return book.seen(used=used, named=named, revision=self._endpoints.revision, now=self._clock(), quiet=quiet)
 
     def free(self, book: AddressBook) -> tuple[str, ...]:
         """Addresses for new pods: none while it is not known who else may know them, or the network is not there."""
-        if not (self._known and self._blocks.network_ready):
+        if not (self._known and self._blocks.network_ready) or self._endpoints.bad:
             return ()
-        applied = addresses.applied_by_all(
-            (stored.value for stored in self._members.snapshot().values()),
-            {stored.value.router: stored.value for stored in self._routers.snapshot().values()},
-        )
+        members, states = self._who_routes()
+        applied = addresses.applied_by_all(members, states)
         return book.free(now=self._clock(), quarantine_seconds=self._quarantine_seconds, applied_revision=applied)
+
+    def problems(self, book: AddressBook) -> tuple[str, ...]:
+        """Why addresses run short, if they do: what cannot be read, and routers that have not applied that they were freed."""
+        if not self._known:
+            return ()
+        if self._endpoints.bad:
+            return (f"no address is given out while {min(self._endpoints.bad)} cannot be read: it may name any",)
+        if len(self.free(book)) >= FEW_ADDRESSES:
+            return ()
+        members, states = self._who_routes()
+        found: list[str] = []
+        for router in sorted(member.router for member in members):
+            applied = addresses.applied_by(router, states)
+            held = book.held_for(applied, now=self._clock(), quarantine_seconds=self._quarantine_seconds)
+            if held:
+                found.append(f"router {router} holds {held} addresses: it has not said that it no longer sends to them")
+        return tuple(found)
+
+    def _who_routes(self) -> tuple[list[RouterMember], dict[str, RouterState]]:
+        members = [stored.value for stored in self._members.snapshot().values()]
+        return members, {stored.value.router: stored.value for stored in self._routers.snapshot().values()}
 
 
 class NodeReport:
@@ -286,6 +318,7 @@ class NodeReport:
         reserved_memory_bytes: int | None,
         disk_high_percent: int,
         free_addresses: Callable[[], int],
+        address_problems: Callable[[], tuple[str, ...]],
         version: str,
     ) -> None:
         self._records = Records(store, keys.NODES_STATE, NodeState)
@@ -294,7 +327,7 @@ class NodeReport:
         self.missing: frozenset[str] = frozenset()
         """Instances whose data was on this node and is not there."""
         self._reserved_memory_bytes, self._disk_high_percent = reserved_memory_bytes, disk_high_percent
-        self._free_addresses, self._version = free_addresses, version
+        self._free_addresses, self._address_problems, self._version = free_addresses, address_problems, version
         self._soon_seconds = SOON_SECONDS
         self._written: NodeState | None = None
         self._read = False
@@ -310,6 +343,7 @@ class NodeReport:
             self._read = True
         missing = await self.look_at_volumes()
         problems.extend(f"the data of {name} is gone from this node's disk" for name in sorted(missing))
+        problems.extend(self._address_problems())
         await self._clear_images(problems)
         state = self._state(tuple(problems))
         if state is not None and not nearly_same(self._written, state):

@@ -103,19 +103,23 @@ def assembled(
         "resync_seconds": settings.resync_seconds, "max_backoff_seconds": 1.0, "metrics": loop_metrics,
     }  # fmt: skip
     pods = Loop("passes", keeper.one_pass, **often)
-    observed = Loop("observed", loops.Observing(store, keeper).one_pass, **often)
+    observing = loops.Observing(store, keeper)
+    observed = Loop("observed", observing.one_pass, **often)
     report = loops.NodeReport(
         store, keeper, watch, blocks=blocks, images=images, cluster=partial(_cluster, config), root=settings.volumes_root,
         registry=settings.registry, reserved_memory_bytes=settings.reserved_memory_bytes,
-        disk_high_percent=settings.disk_high_percent, free_addresses=free_addresses, version=version("lain-deployd"),
+        disk_high_percent=settings.disk_high_percent, free_addresses=free_addresses,
+        address_problems=lambda: surroundings.problems(keeper.book), version=version("lain-deployd"),
     )  # fmt: skip
     states = Loop("node", report.one_pass, **often)
     saving = Loop("disk", keeper.save_now_and_then, **often)
     keeper.on_pass = saving.wake
     keeper.wake, keeper.on_report, keeper.on_volumes = pods.wake, observed.wake, states.wake
     presence = Presence(
-        store, partial(_alive, settings, keeper, clock()), settings.lease_seconds, settings.state_dir / "lease.json"
-    )
+        store, partial(_alive, settings, keeper, clock()), settings.lease_seconds, settings.state_dir / "lease.json",
+        may_begin=lambda: observing.current,  # a node that is back is believed: first it says what runs
+    )  # fmt: skip
+    observing.on_current = presence.wake
 
     def engine_changed() -> None:
         states.wake()

@@ -41,7 +41,7 @@ def observe(view: View, ground: Ground) -> Observed | None:
         evidence=memory.evidence,
         cpu=0 if container is None else level_of(container.limits, ground.cpus),
         memory_bytes=0 if container is None else container.limits.memory_bytes,
-        progress=view.busy,
+        progress=view.busy or (f"waiting until {view.in_the_way} is gone" if view.in_the_way else ""),
     )
 
 

@@ -50,7 +50,9 @@ def diff(
     free = iter(addresses)
     actions: list[Action] = []
     for pod in sorted(assigned.keys() | observed.keys() | memory.keys()):
-        view = View(pod, assigned.get(pod), in_order(observed.get(pod, ())), memory.get(pod))
+        order = assigned.get(pod)
+        blocked = in_the_way(order, (other for other, there in observed.items() if there))
+        view = View(pod, order, in_order(observed.get(pod, ())), memory.get(pod), in_the_way=blocked)
         needs = view.order is not None and view.order.assignment.run and not view.containers
         if needs and not (view.memory and view.memory.address):
             step = next_step(view, replace(ground, address=next(free, "")))
@@ -59,6 +61,17 @@ def diff(
         if step is not None:
             actions.append(step)
     return tuple(actions)
+
+
+def in_the_way(order: Order | None, there: Iterable[PodId]) -> str:
+    """Of the pods that are ``there``, the one that has to be gone before this one is made or started; "": none."""
+    if order is None or not order.assignment.run or not order.assignment.alone:
+        return ""
+    pod = order.pod
+    instance = pod.app, pod.proc, pod.instance
+    return next(
+        (str(other) for other in there if other != pod and (other.app, other.proc, other.instance) == instance), ""
+    )
 
 
 def in_order(containers: tuple[Container, ...]) -> tuple[Container, ...]:
@@ -98,18 +111,19 @@ def _toward_running(view: View, order: Order, ground: Ground) -> Action | None:
     memory, container = view.memory or Memory(), view.container
     if memory.done_exit_code is not None:
         return None
+    may_start = not view.in_the_way and memory.retry_at <= ground.now
     match container.state if container is not None else None:
         case None:
             address = memory.address or ground.address
-            return Create(view.pod, address) if address and memory.retry_at <= ground.now else None
+            return Create(view.pod, address) if address and may_start else None
         case ContainerState.DEAD if container is not None:
             return Remove(view.pod, container.id)
         case ContainerState.CREATED if container is not None:
-            return Start(view.pod, container.id) if memory.retry_at <= ground.now else None
+            return Start(view.pod, container.id) if may_start else None
         case ContainerState.EXITED if container is not None:
             if container.finished_at is not None and container.finished_at != memory.exit_seen_at:
                 return NoteExit(view.pod, container)
-            return Start(view.pod, container.id) if memory.retry_at <= ground.now else None
+            return Start(view.pod, container.id) if may_start else None
         case ContainerState.RUNNING if container is not None:
             return _while_running(view, order, container, memory, ground)
     return None

@@ -153,6 +153,8 @@ class View:
     health: Health | None = None
     busy: str = ""
     """What is being done with it now, in words: ``pulling 12 of 40 MB``."""
+    in_the_way: str = ""
+    """The pod of its instance that has to be gone before it is made or started; "": none."""
 
     @property
     def container(self) -> Container | None:
