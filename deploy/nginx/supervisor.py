@@ -1,13 +1,15 @@
 """PID 1 of nginx's container: renders the fixed configuration from settings, and keeps exactly one nginx running.
 
 Standard library only, so that it runs on whatever Python an image has. It writes nothing but ``LAIN_NGINX_RUN``, and removes two things
-from the folder shared with the watcher: ``gate`` (when the container starts) and a dead master's ``control.sock``.
+from the folder shared with the watcher: ``gate`` (when the container starts) and a dead master's ``control.sock``. It makes one file there:
+``running``, locked for as long as any process of an nginx lives.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import ipaddress
 import os
 import pwd
@@ -287,10 +289,20 @@ class Supervisor:
             time.sleep(0.05)
 
     def _one_life(self, config: Path) -> int:
-        (self._shared / "control.sock").unlink(missing_ok=True)
-        self._master = subprocess.Popen(
-            [self._settings.binary, "-c", str(config), "-p", self._settings.run, "-e", "stderr"], start_new_session=True
-        )
+        lock = self._lock()
+        if lock is None:
+            return 0
+        try:
+            (self._shared / "control.sock").unlink(missing_ok=True)
+            self._master = subprocess.Popen(
+                [self._settings.binary, "-c", str(config), "-p", self._settings.run, "-e", "stderr"],
+                start_new_session=True,
+                pass_fds=(lock,),
+            )
+        finally:
+            os.close(lock)
+        if self._stopping:  # told so while it was being started: the handler saw no master
+            self._quit()
         say("nginx_started", pid=self._master.pid)
         while True:
             try:
@@ -300,6 +312,23 @@ class Supervisor:
                 continue
         self._kill_orphans(self._master.pid)
         return status
+
+    def _lock(self) -> int | None:
+        """An open file that tells the watcher that an nginx exists, before it reads the table; None when told to stop meanwhile.
+
+        Master and workers inherit it and we close ours: the lock ends with the last of them. It is shared, for the watcher only looks.
+        """
+        flags = os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(self._shared / "running", flags, 0o644)
+        while not self._stopping:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:  # the watcher looks at this moment
+                time.sleep(0.002)
+            else:
+                return file
+        os.close(file)
+        return None
 
     def _kill_orphans(self, group: int) -> None:
         """Workers whose master died keep the ports: the next master could not bind them."""
@@ -322,6 +351,9 @@ class Supervisor:
         if self._stopping:
             return
         self._stopping = True
+        self._quit()
+
+    def _quit(self) -> None:
         if self._master is None:
             return
         say("stopping", grace_seconds=self._settings.grace_seconds)

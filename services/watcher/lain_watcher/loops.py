@@ -156,6 +156,9 @@ class Tables:
         except TableRefused:
             self._metrics.swaps.labels("refused").inc()
             raise
+        except NginxSilent as error:
+            router.fall_silent(error.message)
+            raise
         router.observe(state)
         self._metrics.swaps.labels("applied" if state else "absent").inc()
         if state is not None:
@@ -176,7 +179,7 @@ class States:
         try:
             state = await self._nginx.state()
         except NginxSilent as error:
-            router.silence = error.message  # its last word stands: a frozen nginx may still hold requests
+            router.fall_silent(error.message)
             raise
         router.observe(state)
         if (

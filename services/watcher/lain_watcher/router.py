@@ -20,6 +20,10 @@ from lain_watcher.table import Table, TableText
 log = structlog.get_logger()
 
 
+STARTING = "starting"
+"""The boot id of an nginx that has not told its own yet."""
+
+
 class NotYetKnown(Unavailable):
     """Neither nginx nor the store has been looked at yet."""
 
@@ -53,6 +57,8 @@ class Router:
         """Monotonic time since which nginx's workers serve from another table than the wanted one; None: they do not."""
         self.known = asyncio.Event()
         """Set once there is something to publish."""
+        self._start_revision = 0
+        """Of the table on disk when nginx was last seen to be absent: one that started since may have read that one, and none newer."""
         self._report: RouterState | None = None
         self._metrics = metrics
 
@@ -95,10 +101,17 @@ class Router:
             if state is not None:
                 self._metrics.nginx_starts.inc()
         self.nginx, self.looked, self.silence = state, True, ""
+        if state is None:
+            self._start_revision = self.on_disk.revision if self.on_disk else 0
         self._metrics.nginx_up.set(state is not None)
         self._metrics.inflight.set(sum(state.inflight.values()) if state else 0)
         self._metrics.ejected.set(len(state.ejected) if state else 0)
         self._metrics.all_ejected.set(len(self.all_ejected()))
+        self._refresh_report()
+
+    def fall_silent(self, why: str) -> None:
+        """nginx is there and does not answer: its last word stands, for it may hold requests; that none exists stands no longer."""
+        self.silence = why
         self._refresh_report()
 
     def all_ejected(self) -> tuple[str, ...]:
@@ -138,14 +151,13 @@ class Router:
             self.on_report()
 
     def _describe(self) -> RouterState:
-        saved = self.on_disk.revision if self.on_disk else 0
         if self.nginx is None:  # it routes nothing, and will start from the table on disk
-            return self._state(saved, boot_id="", busy=())
+            return self._state(self._start_revision, boot_id=STARTING if self.silence else "", busy=())
         draining = self.table.draining if self.table else frozenset()
         busy = tuple(sorted(draining & self.nginx.inflight.keys()))
         serving = self.nginx.revision or 0
         if self.on_disk is not None and self.text is not None and self.on_disk.version != self.text.version:
-            serving = min(serving, saved)  # a restart of nginx would bring the older table back
+            serving = min(serving, self.on_disk.revision)  # a restart of nginx would bring the older table back
         return self._state(serving, boot_id=self.nginx.boot_id, busy=busy)
 
     def _state(self, applied_revision: int, *, boot_id: str, busy: tuple[str, ...]) -> RouterState:

@@ -26,6 +26,7 @@ from lain_shared.testing import MemoryStore, eventually
 from lain_watcher import main
 from lain_watcher.adapters.nginx import Nginx
 from lain_watcher.api import api
+from lain_watcher.router import STARTING
 from lain_watcher.settings import Settings
 from tests.fixtures.certificates import Authority
 from tests.fixtures.etcd import Cluster, free_ports
@@ -423,6 +424,64 @@ async def test_a_silent_nginx_is_not_an_absent_one(watch: Callable[..., Any], ba
     for pid in workers:
         os.kill(pid, signal.SIGCONT)
     await watched.applied(revision)
+
+
+async def test_an_nginx_that_ends_its_last_requests_is_not_absent(
+    watch: Callable[..., Any], backends: Callable[..., Any], make_nginx: Callable[..., NginxBox]
+) -> None:
+    """A graceful stop removes the control socket at once; pods are needed until the last worker is gone."""
+    box = make_nginx(wait_seconds="30", grace_seconds="30")
+    watched: Watched = await watch(MemoryStore(), box=box)
+    await asyncio.to_thread(box.start)
+    old, new = await backends("old", "new")
+    await watched.applied(await watched.put("hello", old))
+    asking = asyncio.create_task(watched.front.get("/slow"))
+    await eventually(lambda: old.waiting == 1)
+    before = await watched.applied(await watched.put("hello", new, draining=(endpoint(old),)))
+    assert before.busy == (old.address,)
+    stopping = asyncio.create_task(asyncio.to_thread(box.stop))
+
+    async def why() -> str:
+        return str((await watched.api("GET", "/readyz"))[1]["reasons"].get("nginx", ""))
+
+    assert "processes exist" in await eventually(why)
+    revision = await watched.put("late", new)
+    await eventually(lambda: b"late" in (box.shared / "table.jsonl").read_bytes())
+    state = await watched.published()
+    assert (state.boot_id, state.busy) == (before.boot_id, (old.address,))
+    assert state.applied_revision < revision
+    old.release.set()
+    assert (await asking).status == 200
+    assert await stopping == 0
+    state = await watched.applied(revision)
+    assert (state.boot_id, state.busy) == ("", ())
+
+
+async def test_an_nginx_that_starts_is_not_absent(
+    watch: Callable[..., Any], backends: Callable[..., Any], make_nginx: Callable[..., NginxBox], tmp_path: Path
+) -> None:
+    """It may have read the table already: what is written before it answers is not applied."""
+    slow, reads, go = tmp_path / "slow-nginx", tmp_path / "reads", tmp_path / "go"
+    slow.write_text(f'#!/bin/sh\ntouch {reads}\nwhile [ ! -e {go} ]; do sleep 0.02; done\nexec nginx "$@"\n')
+    slow.chmod(0o755)
+    box = make_nginx(wait_seconds="30", binary=str(slow))
+    watched: Watched = await watch(MemoryStore(), box=box)
+    one, two = await backends("one", "two")
+    absent = await watched.applied(await watched.put("hello", one))
+    assert absent.boot_id == ""
+    box.start(wait=False)
+    await eventually(reads.exists)
+    revision = await watched.put("hello", two)
+
+    async def seen() -> bool:
+        return (await watched.published()).boot_id == STARTING
+
+    await eventually(seen)
+    await eventually(lambda: two.address.encode() in (box.shared / "table.jsonl").read_bytes())
+    assert (await watched.published()).applied_revision < revision
+    go.touch()
+    await asyncio.to_thread(box.wait_up)
+    assert (await watched.applied(revision)).boot_id not in ("", STARTING)
 
 
 async def test_a_restart_does_not_unregister_and_an_operator_can(watch: Callable[..., Any]) -> None:

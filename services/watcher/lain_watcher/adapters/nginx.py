@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,8 @@ from lain_shared.errors import Refused, Unavailable
 
 ABSENT = {errno.ENOENT, errno.ECONNREFUSED}
 """What ``connect`` answers when no process listens on a unix socket."""
+LOCK = "running"
+"""Beside the socket: locked by the supervisor before it starts an nginx, until the last process of that nginx has ended."""
 
 
 class NginxSilent(Unavailable):
@@ -51,6 +54,7 @@ class Nginx:
     def __init__(self, session: aiohttp.ClientSession, socket: Path) -> None:
         self._session = session
         self.socket = socket
+        self.lock = socket.with_name(LOCK)
 
     @classmethod
     @asynccontextmanager
@@ -87,9 +91,29 @@ class Nginx:
                 return msgspec.json.decode(text, type=NginxState)
         except aiohttp.ClientConnectorError as error:
             if error.os_error.errno in ABSENT:
+                if self._exists():
+                    raise NginxSilent(
+                        "nginx starts or stops: its processes exist, its control socket does not"
+                    ) from error
                 return None
             raise NginxSilent("nginx's control socket cannot be reached", why=str(error)) from error
         except (TimeoutError, aiohttp.ClientError, OSError, msgspec.MsgspecError) as error:
             raise NginxSilent(
                 "nginx does not answer on its control socket", why=str(error) or type(error).__name__
             ) from error
+
+    def _exists(self) -> bool:
+        """Some nginx process holds the lock: a master that has not made its socket yet, or workers that end their last requests.
+
+        Raises ``NginxSilent`` when that cannot be told.
+        """
+        try:
+            with self.lock.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # given back by the close
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        except OSError as error:
+            raise NginxSilent("it cannot be told whether nginx runs", why=f"{self.lock}: {error.strerror}") from error
+        return False
