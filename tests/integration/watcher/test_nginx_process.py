@@ -85,6 +85,47 @@ async def test_a_reload_keeps_the_table_and_the_boot_id(front: Front, backends: 
     assert (await front.get("/")).status == 200
 
 
+async def test_an_old_worker_still_tells_what_it_has_in_flight(
+    make_front: Callable[..., Any], backends: Callable[..., Any]
+) -> None:
+    """After a reload it ends its requests, and begins those whose body it still reads: pods stay busy, acknowledgements true."""
+    front: Front = await make_front(workers="1")
+    ending, staying, late = await backends("ending", "staying", "late")
+    await front.put(proc("a", ending, host="a.example"), proc("b", staying, host="b.example"))
+    asking = [asyncio.create_task(front.get("/slow", host)) for host in ("a.example", "b.example")]
+    reader, writer = await asyncio.open_connection("127.0.0.1", front.box.http_port)
+    writer.write(b"GET /slow HTTP/1.1\r\nHost: b.example\r\nContent-Length: 4\r\n\r\nab")
+    await eventually(lambda: ending.waiting == staying.waiting == 1)
+    (old,) = front.box.workers
+    assert front.box.process is not None
+    front.box.process.send_signal(signal.SIGHUP)
+
+    async def reloaded() -> bool:
+        return str(old) not in (await front.state()).workers
+
+    await eventually(reloaded, 5, "a new worker")
+    await front.put(proc("a", ending, host="a.example"), proc("b", late, host="b.example"))
+    writer.write(b"cd")
+    await eventually(lambda: late.waiting == 1)
+    everything = {ending.address: 1, staying.address: 1, late.address: 1}
+    assert (await front.state()).inflight == everything
+    state = await front.put(proc("b", draining=(staying.address, late.address), host="b.example"))
+    assert str(old) not in state.workers
+    ending.release.set()
+    assert (await asking[0]).status == 200
+
+    async def told() -> bool:
+        return (await front.state()).inflight == {staying.address: 1, late.address: 1}
+
+    await eventually(told, 5, "what ended is idle")
+    assert is_running(old)
+    late.release.set()
+    assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200")
+    staying.release.set()
+    assert (await asking[1]).status == 200
+    writer.close()
+
+
 def test_it_listens_only_when_the_watcher_says_so(nginx_box: NginxBox) -> None:
     nginx_box.settings["LAIN_NGINX_WAIT_SECONDS"] = "60"
     nginx_box.write_table(encode(Table(1)).text)
@@ -113,6 +154,34 @@ def test_a_stop_while_it_waits_is_prompt(nginx_box: NginxBox) -> None:
     while "waiting_for_the_watcher" not in nginx_box.said:
         assert time.monotonic() < deadline
     assert nginx_box.stop() == 0
+
+
+def test_a_stop_while_nginx_is_being_started_stops_it_too(nginx_box: NginxBox) -> None:
+    """The signal comes when nginx's process exists and the supervisor does not know it yet."""
+    nginx_box.write_table(encode(Table(1)).text)
+    program = f"""
+import os, signal, subprocess, sys
+sys.path.insert(0, {str(SUPERVISOR.parent)!r})
+import supervisor
+class Popen(subprocess.Popen):
+    def __init__(self, *args, **more):
+        super().__init__(*args, **more)
+        os.kill(os.getpid(), signal.SIGTERM)
+        print(self.pid, flush=True)
+subprocess.Popen = Popen
+sys.exit(supervisor.main())
+"""
+    environ = {**nginx_box.environ, "LAIN_NGINX_GRACE_SECONDS": "30"}
+    began = subprocess.Popen([sys.executable, "-c", program], env=environ, stdout=subprocess.PIPE)
+    try:
+        assert began.wait(timeout=10) == 0
+    finally:
+        began.kill()
+        output, _ = began.communicate()
+        pid = int(output)
+        if is_running(pid):
+            os.kill(pid, signal.SIGTERM)
+            pytest.fail("an nginx that nobody stops")
 
 
 async def test_a_stop_lets_requests_in_flight_end(front: Front, backends: Callable[..., Any]) -> None:

@@ -84,9 +84,18 @@ local function judge(key)
   return backend -- most likely an idle connection that its backend closed just now: a new one may do
 end
 
+-- By the newest table: the table, its proc or nil, the backend or nil.
+local function decide(key, tried, fallback)
+  local live = current()
+  local proc = live.procs[procs[key].key]
+  if not proc then
+    return live, nil, nil
+  end
+  return live, proc, proc.sticky and sticky(proc, key, tried) or choose(proc, tried) or fallback
+end
+
 function M.balance()
   local key = request()
-  local proc = current().procs[procs[key].key]
   local first, fallback, tried = not backends[key], nil, nil
   if not first then
     fallback = judge(key)
@@ -95,9 +104,18 @@ function M.balance()
     end
     tried = attempts[key].tried
   end
-  local backend
-  if proc then
-    backend = proc.sticky and sticky(proc, key, tried) or choose(proc, tried) or fallback
+  local live, proc, backend = decide(key, tried, fallback)
+  if track.leaving then -- no acknowledgement speaks for this worker: what it counts must be told before the table it chose by is replaced
+    while backend do
+      enter(key, backend)
+      if current() == live then
+        break
+      end
+      leave(key)
+      live, proc, backend = decide(key, tried, fallback)
+    end
+  elseif backend then
+    enter(key, backend)
   end
   if not backend then
     ngx.var.lain_failure = first and "no_instances" or "all_failed"
@@ -112,7 +130,6 @@ function M.balance()
   if proc.read_timeout then
     set_timeouts(nil, nil, proc.read_timeout)
   end
-  enter(key, backend)
   local ok, why = set_current_peer(backend.address, backend.port)
   if not ok then
     leave(key)

@@ -216,7 +216,7 @@ function M.site(index, raw)
 end
 
 local function acknowledge()
-  if live and pid_text ~= "0" then
+  if live and pid_text ~= "0" and not track.leaving then -- nobody would renew it
     workers:set(pid_text, live.version .. " " .. live.revision)
   end
 end
@@ -370,8 +370,10 @@ function M.start_worker()
   live, fresh, seq_seen, turns = nil, nil, nil, {} -- what the master decoded carries the master's pid
   M.current()
   assert(ngx.timer.every(LOOK_SECONDS, function(premature)
-    if premature then
-      workers:delete(pid_text) -- this worker takes no more requests
+    if premature then -- this worker takes no more connections, but ends its requests, some of which may not have their backend yet
+      track.leaving = pid_text
+      track.publish(pid_text)
+      workers:delete(pid_text)
     else
       M.current()
       track.publish(pid_text)

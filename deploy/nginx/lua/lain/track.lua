@@ -11,6 +11,7 @@ local M = {
   backends = {}, -- request -> backend in flight
   attempts = {}, -- request -> {tried, broken}: only of requests that had to be tried again
   paths = {}, -- request -> path of its route, for sticky cookies
+  leaving = nil, -- this worker's pid once it only ends what it has: no tick publishes for it any more, so each change is told at once
 }
 local published = ngx.shared.lain_inflight
 local counters = {} -- address -> {address, n, told, dirty}
@@ -41,6 +42,9 @@ local function add(counter, change)
   if not counter.dirty then
     counter.dirty = true
     dirty[#dirty + 1] = counter
+  end
+  if M.leaving then
+    M.publish(M.leaving)
   end
 end
 
