@@ -55,6 +55,7 @@ async def assembled(settings: Settings, health: Health, store: Store, nginx: Ngi
     registry = CollectorRegistry()
     metrics, loop_metrics = Metrics(registry), LoopMetrics(registry)
     folder = Folder(settings.state_dir)
+    folder.secure()
     router = Router(settings.router, metrics)
     membership = Membership(
         store,
