@@ -173,15 +173,15 @@ sys.exit(supervisor.main())
 """
     environ = {**nginx_box.environ, "LAIN_NGINX_GRACE_SECONDS": "30"}
     began = subprocess.Popen([sys.executable, "-c", program], env=environ, stdout=subprocess.PIPE)
+    assert began.stdout is not None
+    with began.stdout as output:
+        master = int(output.readline())
     try:
         assert began.wait(timeout=10) == 0
+        assert not is_running(master)
     finally:
-        began.kill()
-        output, _ = began.communicate()
-        pid = int(output)
-        if is_running(pid):
+        for pid in (began.pid, master) if began.poll() is None else ():
             os.kill(pid, signal.SIGTERM)
-            pytest.fail("an nginx that nobody stops")
 
 
 async def test_a_stop_lets_requests_in_flight_end(front: Front, backends: Callable[..., Any]) -> None:
