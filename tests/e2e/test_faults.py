@@ -81,6 +81,7 @@ def test_a_controller_away(app: App, part: str) -> None:
 
 
 def test_the_agent_away_and_back(app: App) -> None:
+    wait_until(lambda: len(app.proc("web")["pods"]) == 1, "what an earlier change replaced is gone")
     before = app.proc("web")["pods"]
     with away(app.cluster, "agent"), Traffic(app.get).running() as traffic:
         wait_until(
