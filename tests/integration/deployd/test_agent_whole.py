@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -258,3 +258,27 @@ async def test_memory_in_use_is_not_taken_away(node: Node) -> None:
         await node.until(pod, PodState.RUNNING, error=refused, memory_bytes=64 * MIB)
         await node.give(replace(wanted, template=replace(wanted.template, memory_bytes=40 * MIB)))
         await node.until(pod, PodState.RUNNING, error="", memory_bytes=40 * MIB)
+
+
+async def test_a_shortage_of_addresses_is_taken_back_as_soon_as_it_is_over(node: Node) -> None:
+    """What the node says of its addresses is what placement refuses by: a moment's shortage must not be believed for half a minute."""
+    key = keys.ENDPOINTS.key("other", "web")
+    await node.store.put(key, b"not a document")
+
+    async def free() -> int | None:
+        stored = await Records(node.store, keys.NODES_STATE, NodeState).get("n1")
+        return None if stored is None else stored.value.free_addresses
+
+    async with node.agent():
+        await eventually(
+            lambda: _is(free, lambda count: count == 0), what="nothing is free while a record cannot be read"
+        )
+        await node.store.delete(key)
+        await eventually(
+            lambda: _is(free, lambda count: count > 200), what="the block is free again", timeout_seconds=5
+        )
+
+
+async def _is(ask: Callable[[], Awaitable[int | None]], holds: Callable[[int], bool]) -> bool:
+    found = await ask()
+    return found is not None and holds(found)

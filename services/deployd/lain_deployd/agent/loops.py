@@ -39,6 +39,7 @@ MAX_BACKOFF_SECONDS = 1.0
 PARALLEL_WRITES = 8
 SOON_SECONDS = 0.2
 MAX_SOON_SECONDS = 5.0
+SHORTAGE_LOOK_SECONDS = 1.0
 """How often to look while the node has no network for pods yet: at first, and in the end."""
 FEW_ADDRESSES = 32
 """With fewer free ones, the node says what holds the others."""
@@ -351,7 +352,8 @@ class NodeReport:
             self._written = state
         if self._blocks.network_ready and state is not None:
             self._soon_seconds = SOON_SECONDS
-            return None
+            # few addresses may be many again as soon as a router is back: nobody should be refused for what was true half a minute ago
+            return SHORTAGE_LOOK_SECONDS if state.free_addresses < FEW_ADDRESSES else None
         self._soon_seconds = min(self._soon_seconds * 1.5, MAX_SOON_SECONDS)
         return self._soon_seconds
 
