@@ -2,7 +2,7 @@
 
 Nouns that are stored as such (``InstanceStatus``, ``HistoryRecord``, ``Step`` …) are used as they are; a *view* here is a noun put
 together for people. Times are seconds since the epoch (``…_at``), sizes bytes. A field added later has a default, so an older
-client reads a newer console.
+client reads a newer console. deployd's answers are in ``lain_shared.deployd_views``, where its daemon finds them too.
 """
 
 from __future__ import annotations
@@ -14,11 +14,8 @@ from typing import Any
 
 from lain_shared.model.app import AppState, Failure, HistoryRecord, OperationKind, OperationPhase, Step
 from lain_shared.model.config import Role
-from lain_shared.model.node import Alive, Node, NodeState
-from lain_shared.model.pod import Assignment, Overrides, ProcType
-from lain_shared.model.route import RouterState
+from lain_shared.model.pod import Overrides, ProcType
 from lain_shared.model.status import InstanceStatus, ProcPhase, ProcStatus
-from lain_shared.placement import Opinion
 
 # --- who and where ----------------------------------------------------------------------------------------------------
 
@@ -397,72 +394,3 @@ class TokenView:
 class IssuedToken:
     token: TokenView
     text: str
-
-
-# --- deployd ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class NodeView:
-    """A node: what operators say, whether its agent lives, what it has and what runs on it."""
-
-    node: Node
-    alive: Alive | None = None
-    state: NodeState | None = None
-    pods: int = 0
-    reserved_bytes: int = 0
-    """Memory that the pods assigned to it reserve."""
-    reserved_cpu: int = 0
-    """CPU levels that they reserve, of 16."""
-    draining: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PodView(InstanceStatus):
-    """One pod of any app."""
-
-    app: str
-    proc: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AssignmentView(Assignment):
-    """An order to a node."""
-
-    node: str
-    revision: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceReason:
-    """Why an instance is where it is."""
-
-    instance: int
-    node: str
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class WhyView:
-    """Why the pods of a proc are where they are, and what speaks for and against each node for one more of them now."""
-
-    app: str
-    proc: str
-    phase: ProcPhase | None
-    message: str
-    instances: tuple[InstanceReason, ...] = ()
-    nodes: tuple[Opinion, ...] = ()
-    frozen: str = ""
-    """Why nothing is decided about the app: a record that cannot be read."""
-
-
-@dataclass(frozen=True, slots=True)
-class RouterView:
-    """A router: which node it is on, and what it has applied (None: its watcher is away)."""
-
-    router: str
-    node: str
-    since: float
-    state: RouterState | None = None
-    behind: tuple[str, ...] = ()
-    """``<app>/<proc>`` whose newest endpoints it has not applied."""

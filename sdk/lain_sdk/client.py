@@ -23,27 +23,23 @@ import msgspec
 from lain_sdk.api_types import (
     Accepted,
     AppView,
-    AssignmentView,
     ClusterView,
     ConfigView,
     EnvView,
     ExplainView,
     HostView,
     IssuedToken,
-    NodeView,
     OperationView,
     PlanView,
-    PodView,
     ProcView,
     Progress,
     ReleaseView,
     RepoView,
-    RouterView,
     TokenView,
     VersionsView,
     WhoamiView,
-    WhyView,
 )
+from lain_shared.deployd_views import AssignmentView, NodeView, PodView, RouterView, WhyView
 from lain_shared.errors import NotFound, Unavailable
 from lain_shared.http_client import HttpClient
 from lain_shared.model.app import HistoryRecord, Step

@@ -13,7 +13,7 @@ from lain_cli.options import command, group
 from lain_cli.render import Cell, Column, Screen, ago, columns, size, when
 
 if TYPE_CHECKING:
-    from lain_sdk.api_types import NodeView
+    from lain_shared.deployd_views import NodeView
 
 
 # --- nodes ------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,8 @@ import pytest
 
 from lain_cli.checks import Check, run_checks
 from lain_cli.context import Run
-from lain_sdk.api_types import ClusterView, IssuedToken, NodeView, RouterView, TokenView, WhoamiView
+from lain_sdk.api_types import ClusterView, IssuedToken, TokenView, WhoamiView
+from lain_shared.deployd_views import NodeView, RouterView
 from lain_shared.errors import Unauthenticated, Unavailable
 from lain_shared.model.config import Role
 from lain_shared.model.node import Alive, Node, NodeState, Switch

@@ -11,7 +11,8 @@ from marshmallow import Schema, ValidationError, fields, post_load, validate
 
 from lain_deployd.api.common import ADMIN, SNAPSHOTS
 from lain_deployd.controller import views
-from lain_deployd.controller.views import NodeChange, NodeRequest, NodeView
+from lain_deployd.controller.views import NodeChange, NodeRequest
+from lain_shared.deployd_views import NodeView
 from lain_shared.errors import Invalid
 from lain_shared.http_server import Api, no_content, parse, principal, reply
 from lain_shared.model.node import Drain, Node

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from lain_deployd.api.common import SNAPSHOTS, seen_by
 from lain_deployd.controller import views
-from lain_deployd.controller.views import AssignmentView, PodView, WhyView
+from lain_shared.deployd_views import AssignmentView, PodView, WhyView
 from lain_shared.http_server import Api, principal, reply
 from lain_shared.tokens import Access
 

@@ -6,7 +6,7 @@ from aiohttp import web
 
 from lain_deployd.api.common import ADMIN, SNAPSHOTS
 from lain_deployd.controller import views
-from lain_deployd.controller.views import RouterView
+from lain_shared.deployd_views import RouterView
 from lain_shared.http_server import Api, no_content, principal, reply
 from lain_shared.tokens import Access
 
