@@ -60,8 +60,12 @@ e2e: install ## the command line against a whole cluster
 	@deploy/packages test
 	@$(PYTEST) -m cluster tests/e2e
 
-bench: install ## measurements against peers, in one run
+bench: install ## the proofs there are; run one by make bench-NAME or make proof-NAME
 	@$(BIN)/python -m bench
+
+bench-% proof-%: install ## one proof for the record: bench/results/NAME.json
+	@deploy/packages bench
+	@$(BIN)/python -m bench $*
 
 lock: install ## resolve the dependencies anew (add UPGRADE=--upgrade to raise versions)
 	@$(BIN)/python deploy/lock.py $(UPGRADE)
