@@ -19,8 +19,9 @@ import msgspec
 import structlog
 from aiohttp import web
 from marshmallow import Schema, ValidationError
-from prometheus_client import CollectorRegistry, Counter, Histogram
-from prometheus_client.openmetrics.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from lain_shared import openapi
 from lain_shared.errors import Conflict, Denied, Invalid, LainError, NotFound, Refused, Unauthenticated, Unavailable
@@ -126,6 +127,7 @@ class Api:
     ) -> web.Application:
         """The application: these routes, and ``/healthz /readyz /metrics /version /openapi.json /docs`` that every daemon has."""
         metrics = metrics or CollectorRegistry()
+        ProcessCollector(registry=metrics)
         app = web.Application(
             middlewares=[_outermost(_RequestMetrics(self.service, metrics)), _authorize(verifier)],
             client_max_size=MAX_BODY_BYTES,
@@ -409,9 +411,13 @@ class _Common:
         failing = {name: why for name, why in reasons.items() if why}
         return reply({"status": bad if failing else good, "reasons": failing}, status=503 if failing else 200)
 
-    async def render_metrics(self, _request: web.Request) -> web.Response:
-        body = await asyncio.to_thread(generate_latest, self.metrics)  # tens of milliseconds for thousands of lines
-        return web.Response(body=body, headers={"Content-Type": CONTENT_TYPE_LATEST})
+    async def render_metrics(self, request: web.Request) -> web.Response:
+        """The text format every tool reads, or OpenMetrics for who asks for it (Prometheus does)."""
+        wants_open = "application/openmetrics-text" in request.headers.get("Accept", "")
+        render = openmetrics.generate_latest if wants_open else generate_latest
+        kind = openmetrics.CONTENT_TYPE_LATEST if wants_open else CONTENT_TYPE_PLAIN_0_0_4
+        body = await asyncio.to_thread(render, self.metrics)  # tens of milliseconds for thousands of lines
+        return web.Response(body=body, headers={"Content-Type": kind})
 
     async def tell_version(self, _request: web.Request) -> web.Response:
         return reply({"service": self.service, "version": self.version})

@@ -250,6 +250,13 @@ async def test_what_every_daemon_serves(served: Served) -> None:
     async with aiohttp.ClientSession(connector=connector) as session:
         async with session.get(f"{served.url}/metrics") as answer:
             assert 'lain_http_requests_total{method="GET",route="/version",status="200"} 1.0' in await answer.text()
+            assert (
+                answer.content_type == "text/plain"
+            )  # what promtool and curl expect; Prometheus asks for the other one
+        wanted = {"Accept": "application/openmetrics-text;version=1.0.0;q=0.8,text/plain;version=0.0.4;q=0.3"}
+        async with session.get(f"{served.url}/metrics", headers=wanted) as answer:
+            assert answer.content_type == "application/openmetrics-text"
+            assert (await answer.text()).endswith("# EOF\n")
         async with session.get(f"{served.url}/docs", headers={"X-Request-Id": "ab\tc"}) as answer:
             assert "/apps/{app}/" in await answer.text()
             assert answer.headers["X-Request-Id"] != "ab\tc"
