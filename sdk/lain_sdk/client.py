@@ -161,9 +161,12 @@ class Console(_Client):
         """A new release equal to ``release`` (None: the one before the current)."""
         return await self._send("POST", _path("apps", app, "rollback"), Accepted, {"release": release})
 
-    async def undeploy(self, app: str) -> Accepted:
-        """Take the app out of service; its name, history, releases and volumes stay. ``volumes`` lists the latter."""
-        return await self._send("DELETE", _path("apps", app), Accepted)
+    async def undeploy(self, app: str, *, delete_volumes: bool = False) -> Accepted:
+        """Take the app out of service; its name, history and releases stay. ``volumes`` lists its volumes: they stay too, unless
+        ``delete_volumes``, which nothing undoes."""
+        params = {"delete_volumes": app} if delete_volumes else None
+        answer: Accepted = await self.http.call("DELETE", _path("apps", app), params=params, kind=Accepted)
+        return answer
 
     async def scale(
         self,

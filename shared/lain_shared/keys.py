@@ -101,6 +101,14 @@ HOSTS = Family(
 )
 ROUTES = Family("routes", ("host", "path"), (CONSOLE,), (CONSOLE, DEPLOYD, WATCHER), "claims on a path of a host")
 NODES = Family("nodes", ("node",), (DEPLOYD,), EVERYONE, "address, labels, cordon")
+VOLUME_DELETIONS = Family(
+    "volume-deletions",
+    ("node", "app"),
+    (CONSOLE,),
+    (CONSOLE,),
+    "volumes of an undeployed app that a node shall delete",
+    node_readers=(AGENT,),
+)
 DRAINS = Family("drains", ("node",), (DEPLOYD,), (DEPLOYD, CONSOLE), "a node drain in progress")
 SWITCHES = Family("switches", ("name",), (DEPLOYD,), (DEPLOYD, CONSOLE), "readonly, maintenance, guard, breaker")
 ALIVE = Family("alive", ("node",), (AGENT,), EVERYONE, "presence of a node's agent", per_node=True, leased=True)

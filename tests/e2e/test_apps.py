@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fixtures.cluster import App, LocalCluster, Traffic, wait_until
+from tests.fixtures.cluster import LAIN, App, LocalCluster, Traffic, wait_until
 
 
 @pytest.fixture
@@ -152,6 +152,11 @@ def test_a_worker_keeps_its_volume(cluster: LocalCluster, folder: Path, started:
     assert f"{app.name}.worker-1" in told.out + told.err, "undeploy lists the volumes it keeps"
     app.ship()
     assert int(app.lain("exec", "worker", "1", "--", "cat", "/lain/app/data/starts").out) == starts + 1
+    cluster.run(LAIN, "undeploy", "--delete-volumes", cwd=app.folder, stdin=f"{app.name}\n")
+    folder_of_it = f"/var/lib/lain/volumes/{app.name}"
+    wait_until(lambda: cluster.on_node("test", "-e", folder_of_it, code=None).code == 1, "its volumes are deleted")
+    wait_until(lambda: app.ship(code=None).code == 0, "it may be deployed again once they are")
+    assert int(app.lain("exec", "worker", "1", "--", "cat", "/lain/app/data/starts").out) == 1, "with no data"
     app.undeploy()
 
 

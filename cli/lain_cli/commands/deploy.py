@@ -15,7 +15,7 @@ from lain_cli.follow import conclude, draw_plan, follow, judge
 from lain_cli.images import short_version
 from lain_cli.options import app_argument, app_option, command
 from lain_cli.render import Screen, duration
-from lain_shared.errors import NotFound
+from lain_shared.errors import Invalid, NotFound
 
 if TYPE_CHECKING:
     from lain_sdk.api_types import AppView, VersionView
@@ -201,19 +201,31 @@ def cancel(run: Run, app: str | None, detach: bool) -> None:
     run.show(record, pretty)
 
 
-@command("undeploy", examples=("lain undeploy", "lain undeploy --app hello --yes"))
+@command("undeploy", examples=("lain undeploy", "lain undeploy --app hello --yes", "lain undeploy --delete-volumes"))
 @app_argument
-@click.option("-y", "--yes", is_flag=True, help="Do not ask.")
+@click.option("-y", "--yes", is_flag=True, help="Do not ask (the name is asked for all the same).")
+@click.option("--delete-volumes", is_flag=True, help="Delete its volumes too, for ever; asks for the app's name.")
 @DETACH
 @TIMEOUT
-def undeploy(run: Run, *, app: str | None, yes: bool, detach: bool, timeout: float | None) -> None:
-    """Stop the app. Its name, history, releases and volumes stay."""
+def undeploy(
+    run: Run, *, app: str | None, yes: bool, delete_volumes: bool, detach: bool, timeout: float | None
+) -> None:
+    """Stop the app. Its name, history, releases and volumes stay; with --delete-volumes the volumes go, once the app has ended."""
     name = run.app(app)
-    if not yes and sys.stdin.isatty():
+    if delete_volumes:
+        typed = click.prompt(f"the volumes of {name} in {run.phase.name} will be deleted for ever; its name", err=True)
+        if typed != name:
+            raise Invalid(
+                f"{typed!r} is not {name!r}: nothing was done",
+                why="--delete-volumes asks for the app's name, because what is deleted does not come back",
+                next="type the name exactly",
+                code="not_confirmed",
+            )
+    elif not yes and sys.stdin.isatty():
         click.confirm(f"stop {name} in {run.phase.name}?", abort=True, err=True)
-    accepted = run.call(lambda console: console.undeploy(name))
+    accepted = run.call(lambda console: console.undeploy(name, delete_volumes=delete_volumes))
     conclude(run, name, accepted, "undeploy", detach=detach, timeout_seconds=timeout)
     if accepted.volumes and run.output == "pretty":
-        run.progress.line("volumes that stay:")
+        run.progress.line("volumes that are being deleted:" if delete_volumes else "volumes that stay:")
         for volume in accepted.volumes:
             run.progress.line(f"  {volume.name} on {volume.node}")

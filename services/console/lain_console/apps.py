@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -11,11 +10,11 @@ import structlog
 
 from lain_console.operations.candidate import domains
 from lain_console.operations.start import AppBusy, Intent, Starter
-from lain_console.state import CLUSTER, Scene, State
+from lain_console.state import CLUSTER, Scene, State, VolumesUnknown
 from lain_sdk.api_types import HostView, VolumeView
 from lain_sdk.manifest import default_hosts, normal_giturl, validate_appname
 from lain_shared import keys
-from lain_shared.errors import Conflict, NotFound
+from lain_shared.errors import Conflict, Invalid, NotFound
 from lain_shared.model.app import App, Operation, OperationKind, OperationPhase
 from lain_shared.model.route import HostClaim
 from lain_shared.store import ABSENT, Delete, Expectation, ModRevision, Write
@@ -136,23 +135,24 @@ class Apps:
 
     async def _require_no_volumes(self, name: str) -> None:
         """Whoever registers the name next would be given their data."""
-        volumes = await self.volumes(name)
-        if volumes:
-            listed = ", ".join(f"{volume.name} on {volume.node}" for volume in volumes)
+        if nodes := await self.state.deletions_of(name):
+            raise Conflict(
+                f"volumes of {name!r} are being deleted on {', '.join(nodes)}",
+                next="wait for it (seconds), then try again",
+                evidence={"nodes": list(nodes)},
+                retry_seconds=2.0,
+                code="deleting_volumes",
+            )
+        found = await self.state.volumes_of(name)
+        if found:
+            listed = ", ".join(f"{volume} on {node}" for node, volumes in found.items() for volume in volumes)
             raise Conflict(
                 f"{name!r} still has volumes: {listed}",
                 why="whoever registers the name next would get their data",
-                next="have an operator delete them on those nodes (<volumes root>/<app>/<proc>/<instance>), then confirm each "
-                "to the node's agent: POST /api/v1/volumes/<volume>/confirm-loss/",
-                evidence={"volumes": [{"node": volume.node, "name": volume.name} for volume in volumes]},
-                code="has_volumes",
-            )
-        _, unreadable = await self.state.node_states.list_readable()
-        if unreadable:
-            nodes = ", ".join(sorted(keys.NODES_STATE.parse(key)[0] for key in unreadable))
-            raise Conflict(
-                f"{name!r} may still have volumes: what is on {nodes} cannot be read",
-                next=f"lainctl node inspect {nodes}",
+                next=f"delete them: lain undeploy --delete-volumes {name}",
+                evidence={
+                    "volumes": [{"node": node, "name": volume} for node, volumes in found.items() for volume in volumes]
+                },
                 code="has_volumes",
             )
 
@@ -169,30 +169,58 @@ class Apps:
         log.info("host_shared", app=name, host=host, guests=list(claim.guests), who=who)
         return HostView(claim.host, claim.owner, claim.guests, claim.default)
 
-    async def undeploy(self, name: str, who: str) -> tuple[Operation, tuple[VolumeView, ...]]:
-        """Take the app out of service. Its name, releases, history and volumes stay; the latter are listed."""
+    async def undeploy(
+        self, name: str, who: str, delete_volumes: str | None = None
+    ) -> tuple[Operation, tuple[VolumeView, ...]]:
+        """Take the app out of service. Its name, releases and history stay; so do its volumes, which are listed, unless
+        ``delete_volumes`` is the app's name: then their nodes delete them once nothing of the app is left there."""
+        if delete_volumes is not None and delete_volumes != name:
+            raise Invalid(
+                f"delete_volumes is {delete_volumes!r}, not the app's name",
+                why="the name is asked for because what is deleted does not come back",
+                next=f"give the name exactly: {name}",
+                code="not_confirmed",
+            )
+        deleting = delete_volumes is not None
 
         async def plan(scene: Scene) -> Intent | None:
-            if scene.app.value.release is None and not scene.desired:
+            if scene.app.value.release is None and not scene.desired and not (deleting and await self.volumes(name)):
                 raise NotFound(
                     f"app {name!r} is not deployed", next=f"deploy it: lain deploy {name}", code="not_deployed"
                 )
-            return Intent(OperationKind.UNDEPLOY, OperationPhase.REMOVING, None, f"undeploy {name}")
+            text = f"undeploy {name}" + (" and delete its volumes" if deleting else "")
+            return Intent(OperationKind.UNDEPLOY, OperationPhase.REMOVING, None, text, delete_volumes=deleting)
 
         operation = await self.starter.start(name, who, plan)
         assert operation is not None  # noqa: S101 - the plan above always has something to do
         return operation, await self.volumes(name)
 
     async def volumes(self, name: str) -> tuple[VolumeView, ...]:
-        """The instance volumes of an app, on whichever node they are (a node whose state cannot be read lists none)."""
-        mine = re.compile(re.escape(name) + r"\.[^.]+-[0-9]+\Z")
+        """The instance volumes of an app, on whichever node they are; none while what is on a node cannot be read."""
+        try:
+            found = await self.state.volumes_of(name)
+        except VolumesUnknown:
+            found = {}
+        return tuple(VolumeView(node, volume) for node, volumes in found.items() for volume in volumes)
+
+    async def settle_deletions(self) -> None:
+        """One pass of the loop that takes back orders that were carried out: the node no longer lists any of the volumes."""
+        orders, _ = await self.state.volume_deletions.list_readable()
+        if not orders:
+            return
         states, _ = await self.state.node_states.list_readable()
-        return tuple(
-            VolumeView(stored.value.node, volume)
-            for stored in states
-            for volume in stored.value.volumes
-            if mine.match(volume)
-        )
+        there = {stored.value.node: set(stored.value.volumes) for stored in states}
+        for order in orders:
+            deletion = order.value
+            if deletion.node not in there or there[deletion.node] & set(deletion.volumes):
+                continue
+            try:
+                await self.state.volume_deletions.delete(deletion.node, deletion.app, expect=order.entry.mod_revision)
+            except Conflict:
+                continue  # another console was faster
+            log.info(
+                "volumes_deleted", app=deletion.app, node=deletion.node, volumes=deletion.volumes, who=deletion.who
+            )
 
 
 def _name_taken(app: App) -> NameTaken:

@@ -39,6 +39,8 @@ from lain_shared.trust import Trust
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DRIVE_SECONDS = 5.0
 SWEEP_SECONDS = 3600.0
+DELETIONS_SECONDS = 2.0
+"""An order to delete volumes is rare, and nobody waits for its end but who wants the name back."""
 
 
 @asynccontextmanager
@@ -73,12 +75,14 @@ def build(settings: Settings, store: Store, registry: Registry, agents: Agents, 
     starter = Starter(state, driver, settings.id)
     administration = Administration(state, Signing(settings.signing_key, trust.jwks), now)
     sweep = Loop("sweep", administration.sweep, resync_seconds=SWEEP_SECONDS, metrics=loop_metrics)
+    apps = Apps(state, starter, now)
+    deletions = Loop("volume-deletions", apps.settle_deletions, resync_seconds=DELETIONS_SECONDS, metrics=loop_metrics)
     reading = Reading(state, mirrors, version(), now)
     context = Context(
         state=state,
         mirrors=mirrors,
         reading=reading,
-        apps=Apps(state, starter, now),
+        apps=apps,
         procs=Procs(state, starter),
         releases=Releases(state, registry, starter, now),
         starter=starter,
@@ -87,7 +91,7 @@ def build(settings: Settings, store: Store, registry: Registry, agents: Agents, 
         now=now,
         stopping=lambda: health.stopping,
     )
-    parts: tuple[Part, ...] = (*trust.parts, *mirrors.parts, lease, drive, sweep)
+    parts: tuple[Part, ...] = (*trust.parts, *mirrors.parts, lease, drive, sweep, deletions)
     health.parts.extend(parts)
     app = build_api().build(verifier=trust.verifier, probes=health.probes, metrics=metrics, context={CONTEXT: context})
     app.middlewares.append(closed_by_switches(mirrors))

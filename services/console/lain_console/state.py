@@ -6,17 +6,19 @@ Decisions read the store itself (linearizable); lists and event streams are serv
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from lain_shared import keys
-from lain_shared.errors import NotFound
+from lain_shared.errors import NotFound, Unavailable
 from lain_shared.model.app import App, HistoryRecord, Operation, OperationHolder, Release
 from lain_shared.model.config import ClusterConfig, Token
 from lain_shared.model.node import Alive, Node, NodeState, Switch
 from lain_shared.model.pod import Assignment, Desired
 from lain_shared.model.route import Endpoints, HostClaim, RouteClaim, RouterState
 from lain_shared.model.status import ProcStatus
+from lain_shared.model.volume import VolumeDeletion
 from lain_shared.records import BadRecord, Records, Stored
 from lain_shared.store import Store
 
@@ -31,6 +33,12 @@ class AppNotFound(NotFound):
             f"app {app!r} is not registered",
             next=f"register it: lain reposit (or look for its name: lain ps), app {app}",
         )
+
+
+class VolumesUnknown(Unavailable):
+    """What is on a node cannot be read."""
+
+    code = "volumes_unknown"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,7 @@ class State:
         self.alive = Records(store, keys.ALIVE, Alive)
         self.node_states = Records(store, keys.NODES_STATE, NodeState)
         self.assignments = Records(store, keys.ASSIGN, Assignment)
+        self.volume_deletions = Records(store, keys.VOLUME_DELETIONS, VolumeDeletion)
         self.routers = Records(store, keys.ROUTERS, RouterState)
 
     async def app(self, name: str) -> Stored[App]:
@@ -106,6 +115,27 @@ class State:
             {stored.value.proc: stored.value for stored in status},
             {stored.value.proc: stored.value for stored in endpoints},
         )
+
+    async def volumes_of(self, app: str) -> dict[str, tuple[str, ...]]:
+        """node → the names of the app's volumes on it; raises ``VolumesUnknown``."""
+        states, unreadable = await self.node_states.list_readable()
+        if unreadable:
+            nodes = ", ".join(sorted(keys.NODES_STATE.parse(key)[0] for key in unreadable))
+            raise VolumesUnknown(
+                f"{app!r} may have volumes that nobody sees: what is on {nodes} cannot be read",
+                next=f"lainctl node inspect {nodes}",
+            )
+        mine = re.compile(re.escape(app) + r"\.[^.]+-[0-9]+\Z")
+        found = {
+            stored.value.node: tuple(name for name in stored.value.volumes if mine.match(name)) for stored in states
+        }
+        return {node: names for node, names in found.items() if names}
+
+    async def deletions_of(self, app: str) -> tuple[str, ...]:
+        """The nodes that still have to delete volumes of the app; an order that cannot be read counts."""
+        orders = await self.store.list(keys.VOLUME_DELETIONS.prefix)
+        parts = (keys.VOLUME_DELETIONS.parse(entry.key) for entry in orders.entries)
+        return tuple(node for node, name in parts if name == app)
 
     async def release(self, app: str, number: int) -> Release:
         """One kept release; raises ``NotFound`` (code ``release_not_found``)."""

@@ -140,6 +140,8 @@ class Operation:
     """When this phase began."""
     outcome: Outcome | None = None
     """Decided on entering ``releasing``."""
+    delete_volumes: bool = False
+    """Undeploy only: when it ends, the app's volumes are ordered to be deleted."""
     broken: tuple[str, ...] = ()
     """Pods (``<proc>-<n>.g<generation>``) that were failing already when it began: not its doing."""
 

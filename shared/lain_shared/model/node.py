@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,32 @@ class Alive:
     since: float
 
 
+class ConditionStatus(StrEnum):
+    """``true``: the fault is there. ``unknown``: it could not be looked at; the message says why."""
+
+    TRUE = "true"
+    FALSE = "false"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One fault that is watched for on a node, as in Kubernetes' node conditions. Every type names a fault: ``true`` is bad.
+
+    What each type means, and what to do about it, stands in ``lain_shared.conditions``. ``type`` is text, so that an older reader takes
+    a newer agent's for what it is: one that it has no words for.
+    """
+
+    type: str
+    status: ConditionStatus
+    reason: str = ""
+    """Which kind of it, for programs, e.g. ``CredentialsRefused``."""
+    message: str = ""
+    """The evidence, for people: what was found, with its numbers."""
+    since: float = 0.0
+    """When it came to this status, by the node's clock."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeState:
     """``nodes-state/<node>``: what the node has. ``reserved_memory_bytes`` is kept for etcd, the Engine and the daemons."""
@@ -48,7 +75,9 @@ class NodeState:
     volumes: tuple[str, ...] = ()
     """``<app>.<proc>-<instance>`` of every instance volume on the disk."""
     problems: tuple[str, ...] = ()
-    """What the agent finds wrong with its node, in words."""
+    """What the agent finds wrong with its node, in words: the messages of the conditions that are true."""
+    conditions: tuple[Condition, ...] = ()
+    """Every fault the agent watches for, found or not; none at all from an agent that does not know of them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lain_shared import keys
 from lain_shared.keys import Family
-from lain_shared.model import app, config, node, pod, route, status
+from lain_shared.model import app, config, node, pod, route, status, volume
 
 POD = "hello.web-1.g42"
 
@@ -36,6 +36,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(keys.HOSTS, ("hello.lain.localhost",), route.HostClaim, "hosts"),
     Kind(keys.ROUTES, ("hello.lain.localhost", "/shop/cart"), route.RouteClaim, "routes"),
     Kind(keys.NODES, ("n1",), node.Node, "nodes"),
+    Kind(keys.VOLUME_DELETIONS, ("n1", "hello"), volume.VolumeDeletion, "volume-deletions"),
     Kind(keys.DRAINS, ("n1",), node.Drain, "drains"),
     Kind(keys.SWITCHES, ("readonly",), node.Switch, "switches"),
     Kind(keys.ALIVE, ("n1",), node.Alive, "alive"),

@@ -9,7 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from lain_shared import keys
 from lain_shared.model.pod import Evidence, PodState, Probe, ProbeKind, ProcType, Volume
+from lain_shared.model.volume import VolumeDeletion
+from lain_shared.records import Records
 from lain_shared.testing import MemoryStore, eventually
 from tests.fixtures.docker import OwnEngine, import_image, tiny_image
 from tests.integration.deployd.agent_harness import MIB, NODE, Bench, order, template
@@ -249,3 +252,30 @@ async def test_data_that_is_gone_is_not_replaced_by_nothing(bench: Bench) -> Non
         assert str(data) in seen.error and bench.containers() == []
         (bench.directory / "away").rename(data)
         await bench.until(pod, PodState.RUNNING, ready=True, seconds=20)
+
+
+async def test_volumes_of_an_undeployed_app_are_deleted_once_nothing_of_it_is_left(bench: Bench) -> None:
+    """Exactly those named; what is linked from them stays; and not while a pod of the app is here."""
+    orders = Records(bench.store, keys.VOLUME_DELETIONS, VolumeDeletion)
+    async with bench.agent():
+        running = [order(template(volumes=(Volume("/data"),)), instance=number) for number in (1, 2)]
+        for wanted in running:
+            await bench.until(await bench.give(wanted), PodState.RUNNING)
+        await eventually(lambda: _volumes(bench), what="volumes of the node")
+        root = bench.directory / "volumes"
+        outside = root / "other" / "web" / "1" / "data"
+        outside.mkdir(parents=True)
+        (outside / "kept").touch()
+        (root / "hello/web/1/data/link").symlink_to(outside)
+        await orders.put(VolumeDeletion(NODE, "hello", ("hello.web-1", "other.web-1"), "ann", 1.0), NODE, "hello")
+        await bench.retire(running[1])
+        assert (root / "hello/web/1/data/link").exists(), "a pod of the app still runs"
+        await bench.retire(running[0])
+        await eventually(lambda: not (root / "hello/web/1").exists(), what="the volume is gone")
+        assert (outside / "kept").exists() and (root / "hello/web/2/data").exists()
+
+        async def listed() -> bool:
+            stored = await bench.states.get(NODE)
+            return stored is not None and set(stored.value.volumes) == {"hello.web-2", "other.web-1"}
+
+        await eventually(listed, what="the node no longer lists it")

@@ -287,6 +287,17 @@ def test_undeploy_lists_the_volumes_that_stay(here: Lain, console: FakeConsole) 
     assert "hello.web-1 on n1" in done.err and console.changes[0].query == {}
 
 
+def test_deleting_volumes_asks_for_the_name(here: Lain, console: FakeConsole) -> None:
+    operation = views.operation(OperationKind.UNDEPLOY, release=None)
+    console.answers["DELETE", APP] = (202, Accepted(operation, None, (VolumeView("n1", "hello.web-1"),)))
+    console.events("hello", [views.end(views.record(OperationKind.UNDEPLOY, release=None, meta_version=""))])
+    refused = here("undeploy", "--yes", "--delete-volumes", stdin="hell\n")
+    assert refused.code == 1 and "nothing was done" in refused.err and console.changes == []
+    done = here("undeploy", "--delete-volumes", stdin="hello\n")
+    assert (done.code, done.out) == (0, "Done: undeploy of hello in 4.2 s\n")
+    assert "being deleted" in done.err and console.changes[0].query == {"delete_volumes": "hello"}
+
+
 # --- scale and the like ---
 
 

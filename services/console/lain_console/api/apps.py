@@ -5,10 +5,10 @@ from __future__ import annotations
 from aiohttp import web
 
 from lain_console.api.context import context
-from lain_console.api.schemas import DeploySchema, EnvSchema, RollbackSchema
+from lain_console.api.schemas import DeploySchema, EnvSchema, RollbackSchema, UndeploySchema
 from lain_console.releases import Started
 from lain_sdk.api_types import Accepted, AppView, EnvView, ExplainView, PlanView
-from lain_shared.http_server import Api, parse, principal, reply
+from lain_shared.http_server import Api, parse, principal, query, reply
 from lain_shared.tokens import Access
 
 routes = Api("console", "")
@@ -60,10 +60,19 @@ async def plan(request: web.Request) -> web.Response:
     )
 
 
-@routes.delete(APP, access=Access.DEPLOY, summary="Take an app out of service", response=Accepted, status=202)
+@routes.delete(
+    APP,
+    access=Access.DEPLOY,
+    summary="Take an app out of service",
+    query=UndeploySchema,
+    response=Accepted,
+    status=202,
+)
 async def undeploy(request: web.Request) -> web.Response:
-    """Its name, releases, history and volumes stay; the volumes are listed."""
-    operation, volumes = await context(request).apps.undeploy(request.match_info["app"], principal(request).name)
+    """Its name, releases and history stay, and so do its volumes, which are listed. With ``delete_volumes=<the app's name>`` their nodes
+    delete them once nothing of the app is left there."""
+    wanted, app, who = query(request, UndeploySchema), request.match_info["app"], principal(request).name
+    operation, volumes = await context(request).apps.undeploy(app, who, wanted["delete_volumes"])
     view = await context(request).reading.operation_of(operation)
     return reply(Accepted(view, None, volumes), status=202)
 

@@ -94,6 +94,10 @@ class EventsSchema(Schema):
     operation = fields.Str(load_default=None, validate=NAME)
 
 
+class UndeploySchema(Schema):
+    delete_volumes = fields.Str(load_default=None)
+
+
 class LogsSchema(Schema):
     follow = fields.Bool(load_default=False)
     previous = fields.Bool(load_default=False)

@@ -30,6 +30,7 @@ from lain_shared.model.app import (
 from lain_shared.model.pod import Desired, PodState, ProcType
 from lain_shared.model.route import Route
 from lain_shared.model.status import InstanceStatus, ProcPhase, ProcStatus
+from lain_shared.model.volume import VolumeDeletion
 
 CRASHES_TO_FAIL = 3
 MAX_STEPS = 200
@@ -55,6 +56,8 @@ class View:
     """proc → when its driver saw it make progress last, by the same clock as ``now``: other machines' clocks decide nothing."""
     claims: Claims = field(default_factory=Claims)
     """Every claim there is; needed in ``releasing`` only."""
+    volumes: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """node → the app's volumes on it; needed in ``releasing`` only, to have them deleted."""
 
     @property
     def app(self) -> App:
@@ -80,6 +83,7 @@ class Move:
     history: HistoryRecord | None = None
     claims: ClaimPlan = field(default_factory=ClaimPlan)
     """What becomes of the claims, and as what they were seen."""
+    volume_deletions: tuple[VolumeDeletion, ...] = ()
 
 
 Decision = Move | Wait
@@ -303,7 +307,13 @@ def _releasing(view: View) -> Decision:
         failure=operation.failure,
         steps=operation.steps,
     )
-    return Move(None, app=_app_after(view, outcome), history=history, claims=settle(operation.app, wanted, view.claims))
+    deletions = tuple(
+        VolumeDeletion(node, operation.app, names, operation.who, view.now)
+        for node, names in sorted(view.volumes.items())
+        if operation.delete_volumes and outcome is Outcome.SUCCEEDED and names
+    )
+    claims = settle(operation.app, wanted, view.claims)
+    return Move(None, app=_app_after(view, outcome), history=history, claims=claims, volume_deletions=deletions)
 
 
 def _app_after(view: View, outcome: Outcome) -> App:

@@ -158,7 +158,8 @@ class Driver:
             release = await self._state.release(operation.app, operation.release)
         releasing = operation.phase is OperationPhase.RELEASING
         claims = await self._state.all_claims() if releasing else Claims()
-        return View(scene, operation, release, self._now(), counts_from, self._note_progress(scene), claims)
+        volumes = await self._state.volumes_of(operation.app) if releasing and operation.delete_volumes else {}
+        return View(scene, operation, release, self._now(), counts_from, self._note_progress(scene), claims, volumes)
 
     def _note_progress(self, scene: Scene) -> dict[str, float]:
         """proc → when, by our clock, we first saw the progress its status speaks of."""
@@ -185,6 +186,7 @@ class Driver:
         if move.app is not None:
             expect.append(ModRevision(scene.app.entry.key, scene.app.entry.mod_revision))
             writes.append(state.apps.put_op(move.app, app))
+        writes.extend(state.volume_deletions.put_op(each, each.node, app) for each in move.volume_deletions)
         if move.history is not None:
             writes.append(state.history.put_op(move.history, app, move.history.id))
             writes.extend(await self._outdated(scene, move))
@@ -226,6 +228,10 @@ class Driver:
                 outcome=record.outcome.value, who=record.who, release=record.release,
                 failure=record.failure.code if record.failure is not None else None,
             )  # fmt: skip
+            for order in move.volume_deletions:
+                log.warning(
+                    "volume_deletion_ordered", app=order.app, node=order.node, volumes=order.volumes, who=order.who
+                )
         elif after is not None and after.phase is not before.phase:
             log.info(
                 "operation_phase_changed", app=after.app, operation=after.id, phase=after.phase.value,

@@ -93,6 +93,7 @@ class Intent:
     """What a failure restores; None: what stands now."""
     app: App | None = None
     """The registration after the start; None: as it is."""
+    delete_volumes: bool = False
     expectations: tuple[Expectation, ...] = ()
     writes: tuple[Write, ...] = ()
 
@@ -120,6 +121,8 @@ class Starter:
             intent = await plan(scene)
             if intent is None:
                 return None
+            if intent.kind is not OperationKind.UNDEPLOY:
+                await self._require_no_deletion(app)
             try:
                 return await self._write(scene, intent, who)
             except LeaseLost as error:
@@ -153,6 +156,19 @@ class Starter:
                 retry_seconds=2.0,
             )
 
+    async def _require_no_deletion(self, app: str) -> None:
+        """A new volume must never meet the order to delete the old one. Orders are given in the transaction that ends an undeploy, which
+        changes ``apps/<app>``: the start's own fence on that key sees one that is given meanwhile."""
+        if nodes := await self.state.deletions_of(app):
+            raise Conflict(
+                f"volumes of {app} are being deleted on {', '.join(nodes)}",
+                why="what starts now would lose its data to it",
+                next=f"wait for it (seconds); if a node is away: lainctl node inspect {nodes[0]}",
+                evidence={"nodes": list(nodes)},
+                retry_seconds=2.0,
+                code="deleting_volumes",
+            )
+
     async def _write(self, scene: Scene, intent: Intent, who: str) -> Operation:
         state, now = self.state, self.now()
         running = scene.operation
@@ -177,6 +193,7 @@ class Starter:
             before=before,
             phase_at=now,
             broken=broken_pods(scene.status),
+            delete_volumes=intent.delete_volumes,
         )
         expectations = [
             ModRevision(keys.APPS.key(app.name), scene.app.entry.mod_revision),

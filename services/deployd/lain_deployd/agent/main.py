@@ -16,6 +16,7 @@ from prometheus_client import CollectorRegistry
 from lain_deployd.adapters.docker import DockerEngine
 from lain_deployd.agent import api, loops
 from lain_deployd.agent.blocks import Blocks
+from lain_deployd.agent.deletions import Deletions
 from lain_deployd.agent.disk import Disk
 from lain_deployd.agent.engine import Engine
 from lain_deployd.agent.execute import Executor
@@ -35,6 +36,7 @@ from lain_shared.model.config import ClusterConfig
 from lain_shared.model.node import Alive
 from lain_shared.model.pod import Assignment
 from lain_shared.model.route import Endpoints, RouterMember, RouterState
+from lain_shared.model.volume import VolumeDeletion
 from lain_shared.records import Records, encode
 from lain_shared.settings import read_settings
 from lain_shared.store import Store
@@ -112,6 +114,18 @@ def assembled(
         address_problems=lambda: surroundings.problems(keeper.book), version=version("lain-deployd"),
     )  # fmt: skip
     states = Loop("node", report.one_pass, **often)
+    orders_to_delete = Mirror(
+        Records(store, keys.VOLUME_DELETIONS, VolumeDeletion),
+        under=(node,),
+        on_change=lambda: deleting.wake(),  # noqa: PLW0108 - made below
+    )
+
+    def forget_volume(name: str) -> None:
+        report.forget_volume(name)
+        states.wake()
+
+    deletions = Deletions(keeper, orders_to_delete, settings.volumes_root, forget_volume)
+    deleting = Loop("volume-deletions", deletions.one_pass, **often)
     saving = Loop("disk", keeper.save_now_and_then, **often)
     keeper.on_pass = saving.wake
     keeper.wake, keeper.on_report, keeper.on_volumes = pods.wake, observed.wake, states.wake
@@ -139,6 +153,8 @@ def assembled(
         saving,
         observed,
         states,
+        orders_to_delete,
+        deleting,
     )
     health.parts.extend((*parts, presence))
     app = api.api.build(
