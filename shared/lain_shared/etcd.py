@@ -7,7 +7,7 @@ one speaks gRPC through ``etcd_channel`` (members, deadlines, retries, errors) a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 
 from lain_shared import etcd_proto, etcd_watch
 from lain_shared.errors import Compacted, Conflict, LainError, LeaseLost, NotFound
-from lain_shared.etcd_channel import Lost, Members, Refused, fault_of, pause_after
+from lain_shared.etcd_channel import Lost, Member, Members, Refused, fault_of, pause_after
 from lain_shared.etcd_grpc import grpc
 from lain_shared.etcd_watch import range_end
 from lain_shared.store import (
@@ -38,6 +38,8 @@ KEEP_ALIVE_SECONDS = 2.0
 """How long one renewal of a lease is tried; its owner tries again as long as the lease lives."""
 KEEP_ALIVE_ATTEMPT_SECONDS = 0.5
 LIST_ATTEMPTS = 3
+STATUS_SECONDS = 2.0
+"""How long a member may take to say how it is."""
 
 EQUAL, GREATER = 0, 1
 CREATE, MOD = 1, 2
@@ -45,12 +47,13 @@ CREATE, MOD = 1, 2
 
 @dataclass(frozen=True, slots=True)
 class MemberStatus:
-    """One answer of etcd's maintenance API. ``leader`` is False also when there is none."""
+    """One answer of etcd's maintenance API. ``leader``: it is the one. ``errors``: alarms, in etcd's words."""
 
     version: str
     revision: int
     db_bytes: int
     db_used_bytes: int
+    has_leader: bool
     leader: bool
     errors: tuple[str, ...]
 
@@ -224,14 +227,22 @@ class EtcdStore:
         except Compacted:
             return
 
-    async def status(self) -> MemberStatus:
-        """How one member of the cluster is doing."""
-        answer = await self._members.read("/etcdserverpb.Maintenance/Status", etcd_proto.StatusRequest())
+    async def statuses(self) -> Mapping[str, MemberStatus | str]:
+        """Endpoint → how that member of the cluster is doing, or why it does not say. Never raises for a member that is away."""
+        answers = await asyncio.gather(*(self._status_of(member) for member in self._members.each()))
+        return {member.endpoint: answer for member, answer in zip(self._members.each(), answers, strict=True)}
+
+    async def _status_of(self, member: Member) -> MemberStatus | str:
+        try:
+            answer = await member.call("/etcdserverpb.Maintenance/Status", etcd_proto.StatusRequest(), STATUS_SECONDS)
+        except (Refused, Lost, LainError) as error:
+            return str(error) or type(error).__name__
         return MemberStatus(
             version=answer.version,
             revision=answer.header.revision,
             db_bytes=answer.dbSize,
             db_used_bytes=answer.dbSizeInUse,
+            has_leader=bool(answer.leader),
             leader=bool(answer.leader) and answer.leader == answer.header.member_id,
             errors=tuple(answer.errors),
         )

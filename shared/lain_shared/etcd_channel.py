@@ -193,6 +193,10 @@ class Members:
         for member in self._members:
             await member.close()
 
+    def each(self) -> tuple[Member, ...]:
+        """Every member, in the order in which they were named."""
+        return tuple(self._members)
+
     def pick(self) -> Member:
         """The next member in turn that did not fail lately; when all did, the one that may be asked again first."""
         self._turn += 1
