@@ -134,3 +134,34 @@ def test_a_route_that_moves_is_never_in_two_transactions() -> None:
         world.step_routers()
         world.now += 0.5
     assert moved and world.endpoints(proc="web").routes == (route,)
+
+
+def test_an_app_that_has_nothing_to_write_any_more_is_not_tried_again() -> None:
+    """Its write was refused because the world had moved on; what is now wanted is so already. Nobody looks at the clock for it."""
+    world = World(1)
+    world.want(desired())
+    world.settle()
+    world.decider.hold("hello", world.now)
+    for _ in range(3):
+        world.now += 1
+        assert not world.decider.decide(world.snapshots(), world.now).writes
+    assert world.decider.tries_at is None
+
+
+def test_an_app_that_is_left_alone_asks_for_no_look_that_is_past() -> None:
+    """A leader that is asked to look at a time gone by would look without pause."""
+    world = World(2, routers=1)
+    world.want(desired())
+    world.settle()
+    world.routers["r1"].stuck = True
+    world.want(desired(release=2, template=template("good2")))
+    for _ in range(20):
+        world.one_pass()
+        world.agents()
+    due = world.decider.decide(world.snapshots(), world.now).wake_at
+    assert due is not None, "it waits for the router"
+    for _ in range(10):
+        world.decider.hold("hello", due)
+    decision = world.decider.decide(world.snapshots(), due + 0.1)
+    assert decision.wake_at is None or decision.wake_at > due + 0.1
+    assert world.decider.tries_at is not None and world.decider.tries_at > due + 0.1

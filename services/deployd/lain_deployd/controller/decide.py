@@ -127,9 +127,12 @@ class Decider:
             if plan.actions:
                 writes[app] = plan.actions
                 self._again.add(app)  # to see that it is so
+            else:
+                self._held.pop(app, None)  # what was refused is not wanted any more, or is so
         grace_ends = grace_until if now < grace_until and self._some_absent() else None
         forgets = cluster.routers.forgets_at() if any("routers" in p.waits for p in self._plans.values()) else None
-        wake_at = earliest((grace_ends, forgets, *(plan.wake_at for plan in self._plans.values())))
+        plans = (plan.wake_at for app, plan in self._plans.items() if app not in self._held)  # those: see ``tries_at``
+        wake_at = earliest((grace_ends, forgets, *plans))
         return Decision(writes, wake_at, len(due))
 
     def _plan(self, view: AppView, cluster: Cluster) -> AppPlan:
