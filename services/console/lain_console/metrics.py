@@ -5,6 +5,7 @@ from __future__ import annotations
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from lain_shared.model.app import OperationKind, Outcome
+from lain_shared.model.status import DeployStep
 
 
 class Metrics:
@@ -25,6 +26,14 @@ class Metrics:
             buckets=(1, 2, 5, 10, 20, 60, 120, 300, 600, 1800),
             registry=registry,
         )
+        self.step_seconds = Histogram(
+            "lain_deploy_step_seconds",
+            "Where the time of a deploy, rollback or change of environment went: one observation of each step for each that ended. "
+            "The steps add up to what its user waited.",
+            ["step"],
+            buckets=(0.01, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300),
+            registry=registry,
+        )
         self.steps = Counter("lain_console_steps_total", "Steps of operations.", ["outcome"], registry=registry)
         self.takeovers = Counter(
             "lain_console_takeovers_total", "Operations taken over from a replica that went away.", registry=registry
@@ -33,5 +42,7 @@ class Metrics:
             self.seconds.labels(kind.value)
             for outcome in Outcome:
                 self.ended.labels(kind.value, outcome.value)
+        for step in DeployStep:
+            self.step_seconds.labels(step.value)
         for made in ("made", "failed"):
             self.steps.labels(made)

@@ -144,6 +144,8 @@ class Operation:
     """Undeploy only: when it ends, the app's volumes are ordered to be deleted."""
     broken: tuple[str, ...] = ()
     """Pods (``<proc>-<n>.g<generation>``) that were failing already when it began: not its doing."""
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
+    """``DeployStep`` → seconds spent in it before ``phase_at``, from the moment it was asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,3 +172,5 @@ class HistoryRecord:
     meta_version: str = ""
     failure: Failure | None = None
     steps: tuple[Step, ...] = ()
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
+    """``DeployStep`` → seconds spent in it. They add up to what its user waited: from the request to ``ended_at``."""

@@ -24,6 +24,25 @@ class ProcPhase(StrEnum):
     FAILED = "failed"
 
 
+class DeployStep(StrEnum):
+    """What a deploy waits for. It waits for one of them at a time, so that their seconds add up to what its user waited.
+
+    ``plan``: the console judges, decides, settles; the controller looks for a node. ``oneshot``: the release's oneshots run. ``pull``: a
+    node brings an image. ``start``: a node makes and starts a container, or changes one in place. ``ready``: it runs and is not ready yet,
+    or not for long enough. ``route``: routers have yet to apply the endpoints. ``drain``: an old pod ends its last requests before the next
+    may start. ``stop``: an old pod has to be gone before the next may start.
+    """
+
+    PLAN = "plan"
+    ONESHOT = "oneshot"
+    PULL = "pull"
+    START = "start"
+    READY = "ready"
+    ROUTE = "route"
+    DRAIN = "drain"
+    STOP = "stop"
+
+
 @dataclass(frozen=True, slots=True)
 class InstanceStatus:
     """One pod of a proc, as people are shown it."""
@@ -70,3 +89,9 @@ class ProcStatus:
     instances: tuple[InstanceStatus, ...] = ()
     crashes_before_ready: int = 0
     """Most exits before the first readiness, of the pods that match the desired template: three fail a deploy."""
+    step: DeployStep | None = None
+    """What the rollout waits for now; None: nothing."""
+    step_at: float = 0.0
+    """Since when."""
+    step_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Step → seconds spent waiting for it since this ``desired_revision`` was first answered; without the one that goes on."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
+from lain_console.operations import budget
 from lain_console.operations.claims import ClaimPlan, routes_of, settle, surplus
 from lain_console.operations.overrides import override_values, with_overrides
 from lain_console.state import Claims, Scene
@@ -306,6 +307,7 @@ def _releasing(view: View) -> Decision:
         meta_version=view.release.meta_version if view.release is not None else "",
         failure=operation.failure,
         steps=operation.steps,
+        step_seconds=_spent(view),
     )
     deletions = tuple(
         VolumeDeletion(node, operation.app, names, operation.who, view.now)
@@ -495,7 +497,22 @@ def _step(view: View, text: str) -> Operation:
 
 def _enter(view: View, phase: OperationPhase, *texts: str) -> Operation:
     steps = _append(view.operation.steps, view.now, texts)
-    return replace(view.operation, phase=phase, phase_at=view.now, steps=steps)
+    return replace(view.operation, phase=phase, phase_at=view.now, steps=steps, step_seconds=_spent(view))
+
+
+def _spent(view: View) -> Mapping[str, float]:
+    """Where the time went, up to the end of this phase."""
+    running = view.scene.operation
+    since = running.entry.create_revision if running is not None else 0
+    oneshots = view.operation.phase is OperationPhase.ONESHOTS
+    statuses = [
+        status
+        for proc, stored in view.scene.desired.items()
+        if (status := _answer(view, proc)) is not None
+        and (stored.value.type is ProcType.ONESHOT) is oneshots
+        and stored.entry.mod_revision >= since
+    ]
+    return budget.after_phase(view.operation, view.now, statuses)
 
 
 def _note(view: View, texts: Iterable[str]) -> Decision:

@@ -13,12 +13,13 @@ from collections.abc import Callable
 import structlog
 
 from lain_console.metrics import Metrics
-from lain_console.operations.advance import Move, View, Wait, advance
+from lain_console.operations.advance import WITH_RELEASE, Move, View, Wait, advance
 from lain_console.state import AppNotFound, Claims, Scene, State
 from lain_shared import keys
 from lain_shared.errors import Conflict, LainError, LeaseLost, Uncertain
 from lain_shared.lease import LeaseKeeper
 from lain_shared.model.app import Operation, OperationHolder, OperationPhase, Release
+from lain_shared.model.status import DeployStep
 from lain_shared.records import BadRecord, Stored
 from lain_shared.store import ABSENT, CreateRevision, Delete, Expectation, ModRevision, Write
 
@@ -223,6 +224,9 @@ class Driver:
             record = move.history
             self._metrics.ended.labels(record.kind.value, record.outcome.value).inc()
             self._metrics.seconds.labels(record.kind.value).observe(record.ended_at - record.started_at)
+            if record.kind in WITH_RELEASE:
+                for step in DeployStep:
+                    self._metrics.step_seconds.labels(step.value).observe(record.step_seconds.get(step.value, 0.0))
             log.info(
                 "operation_ended", app=record.app, operation=record.id, kind=record.kind.value,
                 outcome=record.outcome.value, who=record.who, release=record.release,

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from lain_console.operations import budget
 from lain_console.operations.advance import broken_pods
 from lain_console.operations.driver import Driver
 from lain_console.state import Scene, State
@@ -32,6 +33,7 @@ from lain_shared.model.app import (
     Step,
 )
 from lain_shared.model.pod import Desired
+from lain_shared.model.status import DeployStep
 from lain_shared.records import Stored
 from lain_shared.store import ABSENT, Expectation, ModRevision, Write
 
@@ -115,6 +117,7 @@ class Starter:
         ``plan`` returns None when there is nothing to do, and raises what speaks against it. With ``replace_running`` a running operation
         is taken over. Raises ``AppBusy``, ``TooLate``, ``Conflict``, ``Unavailable``.
         """
+        asked_at = self.now()
         for attempt in (1, 2):
             scene = await self.state.scene(app)
             self._require_free(scene, replace_running)
@@ -124,7 +127,7 @@ class Starter:
             if intent.kind is not OperationKind.UNDEPLOY:
                 await self._require_no_deletion(app)
             try:
-                return await self._write(scene, intent, who)
+                return await self._write(scene, intent, who, asked_at)
             except LeaseLost as error:
                 raise Unavailable(
                     "this console lost its hold on etcd", why=error.message, next="try again", retry_seconds=1.0
@@ -169,7 +172,7 @@ class Starter:
                 code="deleting_volumes",
             )
 
-    async def _write(self, scene: Scene, intent: Intent, who: str) -> Operation:
+    async def _write(self, scene: Scene, intent: Intent, who: str, asked_at: float) -> Operation:
         state, now = self.state, self.now()
         running = scene.operation
         app = scene.app.value
@@ -194,6 +197,7 @@ class Starter:
             phase_at=now,
             broken=broken_pods(scene.status),
             delete_volumes=intent.delete_volumes,
+            step_seconds={DeployStep.PLAN.value: round(max(0.0, now - asked_at), 4)},
         )
         expectations = [
             ModRevision(keys.APPS.key(app.name), scene.app.entry.mod_revision),
@@ -284,5 +288,6 @@ def _replaced(running: Operation, by: Operation, now: float) -> HistoryRecord:
         release=running.release,
         parent=running.parent,
         failure=running.failure,
+        step_seconds=budget.after_phase(running, now, ()),
         steps=(*running.steps, Step(now, f"replaced by a {by.kind.value} of {by.who}")),
     )

@@ -49,7 +49,7 @@ from lain_deployd.agent.pods import (
 )
 from lain_deployd.agent.spec import Place, container_of
 from lain_shared.errors import LainError
-from lain_shared.model.pod import Evidence
+from lain_shared.model.pod import Evidence, PodId
 
 log = structlog.get_logger()
 
@@ -84,6 +84,7 @@ class Executor:
         known_volumes: Callable[[], Iterable[str]],
         *,
         on_volume: Callable[[str], None] = lambda _name: None,
+        on_step: Callable[[str, float], None] = lambda _step, _seconds: None,
         clock: Callable[[], float] = time.time,
         parallel_starts: int = 4,
     ) -> None:
@@ -91,6 +92,7 @@ class Executor:
         self._images = images
         self._place = place
         self._known_volumes, self._on_volume = known_volumes, on_volume
+        self._on_step = on_step
         self._clock = clock
         self._starts = asyncio.Semaphore(parallel_starts)
         self._owners: dict[tuple[str, str], tuple[int, int]] = {}
@@ -122,7 +124,7 @@ class Executor:
                     tell("stopping")
                     began = self._clock()
                     await self._engine.stop(container, timeout)
-                    log.info("pod_stopped", pod=str(view.pod), seconds=round(self._clock() - began, 3))
+                    self._took("pod_stopped", "stop", view.pod, began)
                     return await self._look(view, memory)
                 case Remove(_, container):
                     await self._engine.remove(container)
@@ -150,6 +152,7 @@ class Executor:
                 await asyncio.to_thread(volumes.require, order.assignment, root, tuple(self._known_volumes()))
             image = await self._images.have(spec.image, tell)
             async with self._starts:
+                began = self._clock()
                 try:
                     container = await self._make(spec, image)
                 except ImageAbsent:  # it was here a moment ago
@@ -161,7 +164,7 @@ class Executor:
             return self._refused(order, memory, error)
         if order.assignment.template.volumes:
             self._on_volume(volumes.name_of(order.assignment))
-        log.info("pod_created", pod=str(order.pod), address=memory.address, container=container.id[:12])
+        self._took("pod_created", "create", order.pod, began, address=memory.address, container=container.id[:12])
         return Outcome(replace(memory, error=""), (container,), looked_nano=time.time_ns())
 
     async def _make(self, spec: ContainerSpec, image: Image) -> Container:
@@ -190,6 +193,11 @@ class Executor:
             created_at=self._clock(),
         )
 
+    def _took(self, event: str, step: str, pod: PodId, began: float, **more: str) -> None:
+        seconds = self._clock() - began
+        self._on_step(step, seconds)
+        log.info(event, pod=str(pod), **more, seconds=round(seconds, 3))
+
     async def _adopt(self, spec: ContainerSpec) -> Container:
         """A container of this pod's name is there: ours from a try whose answer was lost, or somebody else's."""
         found = await self._engine.container(spec.name)
@@ -210,7 +218,7 @@ class Executor:
                     await self._engine.remove(container)
                     return Outcome(after_failure(replace(memory, address="", error=error.message), self._clock()), ())
                 raise
-            log.info("pod_started", pod=str(view.pod), address=memory.address, seconds=round(self._clock() - began, 3))
+            self._took("pod_started", "start", view.pod, began, address=memory.address)
         return await self._look(view, replace(memory, failures=0, error="", retry_at=0.0))
 
     async def _look(self, view: View, memory: Memory) -> Outcome:

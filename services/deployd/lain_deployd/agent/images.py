@@ -48,6 +48,7 @@ class Images:
         self._gate = asyncio.Semaphore(PARALLEL_PULLS)
         self.used: dict[str, float] = {}
         self.on_used: Callable[[Mapping[str, float]], None] = lambda _used: None
+        self.on_step: Callable[[str, float], None] = lambda _step, _seconds: None
 
     async def have(self, reference: str, on_progress: Callable[[str], None]) -> Image:
         """The image, brought here if it is not: ``ImageMissing``, ``RegistryUnreachable`` when it cannot be."""
@@ -104,7 +105,9 @@ class Images:
         async with self._gate:
             began = self._clock()
             await self._engine.pull(reference, self._credentials(), tell)
-            log.info("image_pulled", image=reference, seconds=round(self._clock() - began, 3))
+            seconds = self._clock() - began
+            self.on_step("pull", seconds)
+            log.info("image_pulled", image=reference, seconds=round(seconds, 3))
 
     async def clear(self, needed: frozenset[str], full: Callable[[], bool]) -> tuple[str, ...]:
         """Remove what the agent brought and no assigned pod needs, least recently used first, until the disk is no longer ``full``."""

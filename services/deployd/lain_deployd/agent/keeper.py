@@ -165,7 +165,7 @@ class Keeper:
         if ready and not known.ready:
             seconds = round(self._clock() - target.started_at, 3)
             log.info("pod_ready", pod=str(target.pod), seconds=seconds)
-            self._metrics.ready_seconds.observe(max(0.0, seconds))
+            self._metrics.took("ready", seconds)
             known = replace(known, ready_at=self._clock())
         elif known.ready and not ready:
             log.warning("pod_not_ready_any_more", pod=str(target.pod), why=text)

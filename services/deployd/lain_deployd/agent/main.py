@@ -72,11 +72,11 @@ def assembled(
     executor = Executor(
         engine, images, lambda: Place(node, settings.registry, settings.root, keeper.cpus),
         lambda: keeper.saved.volumes, on_volume=lambda name: keeper.has_volume(name),  # noqa: PLW0108 - made below
-        clock=clock, parallel_starts=settings.parallel_starts,
+        on_step=metrics.took, clock=clock, parallel_starts=settings.parallel_starts,
     )  # fmt: skip
     keeper = Keeper(node, engine, executor, disk, metrics, clock=clock)
     images.used.update(keeper.saved.images)
-    images.on_used = keeper.used_images
+    images.on_used, images.on_step = keeper.used_images, metrics.took
     keeper.prober = prober = Prober(engine, clock=clock, on_ready=keeper.became_ready, on_restart=keeper.wants_restart)
     watch = loops.EngineWatch(engine, keeper, metrics, clock=clock, resync_seconds=settings.resync_seconds)
     blocks = Blocks(store, engine, node, wanted=settings.block, remembered=keeper.book.block)

@@ -1,7 +1,7 @@
 """``status/<app>/<proc>`` out of a finished draft: what people, and the console that drives an operation, are told.
 
 Pure, and stable: nothing in it changes with time alone, so that a pass over a settled world writes nothing. What a status said before is
-the memory of two things that must outlive a change of leader: when something last got better, and whether a pod was ever ready.
+the memory of what must outlive a change of leader: when something last got better, whether a pod was ever ready, where the time went.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from lain_deployd.controller import budget
 from lain_deployd.controller.actions import PutStatus
 from lain_deployd.controller.draft import Pod, Proc
 from lain_deployd.controller.view import AppView
@@ -46,10 +47,13 @@ def build(proc: Proc) -> ProcStatus | None:
             return None
         return replace(
             before, phase=ProcPhase.ROLLING, wanted=0, updated=0, ready=ready, message="being removed", reasons={},
-            instances=lines, progress_at=_progress_at(proc, before.desired_revision, lines),
+            instances=lines, progress_at=_progress_at(proc, before.desired_revision, lines), step=None,
         )  # fmt: skip
     updated = sum(_updated(proc, pod) for pod in proc.keepers.values()) + len(proc.ended_well)
     phase, message = _phase(proc, updated)
+    unfinished = [pod for pod in proc.keepers.values() if not _updated(proc, pod)]
+    step = budget.waits_for(proc, phase, unfinished)
+    step_at, step_seconds = budget.spent(before, proc.view.desired_revision, step, proc.cluster.now)
     reasons: Counter[str] = Counter()
     for verdict in proc.no_node.values():
         for name, count in verdict.ruled_out.items():
@@ -70,6 +74,9 @@ def build(proc: Proc) -> ProcStatus | None:
         crashes_before_ready=max(
             (p.seen.restarts for p in proc.keepers.values() if p.seen is not None and not proc.was_ready(p)), default=0
         ),
+        step=step,
+        step_at=step_at,
+        step_seconds=step_seconds,
     )
 
 
