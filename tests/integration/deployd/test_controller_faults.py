@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -18,7 +19,7 @@ from lain_shared.errors import Invalid
 from lain_shared.etcd import EtcdStore
 from lain_shared.lease import Leadership, NotLeader
 from lain_shared.mirror import NotYetWhole
-from lain_shared.model.pod import Desired
+from lain_shared.model.pod import Desired, PodTemplate, ProcType
 from lain_shared.model.status import ProcPhase, ProcStatus
 from lain_shared.records import Records
 from lain_shared.store import Delete, Expectation, Write
@@ -133,10 +134,90 @@ def test_an_outage_longer_than_a_lease_gives_a_lease_of_grace() -> None:
     contact.made()
     clock.advance(4.0)
     contact.made()
-    assert contact.grace_until == 0.0
+    assert contact.grace_seconds == 0.0 and not contact.overdue
+    clock.advance(6.0)
+    assert contact.overdue
+    contact.made()
+    assert contact.grace_seconds == 5.0 and not contact.overdue
+    clock.advance(2.0)
+    assert contact.grace_seconds == 3.0
+
+
+def test_a_controller_that_started_into_an_outage_gives_grace_too() -> None:
+    clock = ManualClock()
+    contact = Contact(5.0, clock)
     clock.advance(6.0)
     contact.made()
-    assert contact.grace_until == clock() + 5.0
+    assert contact.grace_seconds == 5.0
+
+
+@dataclass
+class Led:
+    """A controller that leads, whose passes the test makes; ``wall`` is its wall clock, which may be set anew."""
+
+    wall: list[float]
+    steady: ManualClock
+    controller: Controller
+
+    async def until(self, what: Callable[[], object]) -> None:
+        async def look() -> object:
+            await self.controller.one_pass()
+            return what()
+
+        await eventually(look)
+
+
+@asynccontextmanager
+async def leading(store: MemoryStore) -> AsyncIterator[Led]:
+    leadership, mirrors = Leadership(store, "deployd", "one"), Mirrors(store, lambda: None)
+    wall, steady = [time.time()], ManualClock()
+    async with running(leadership, *mirrors.parts):
+        await eventually(lambda: leadership.is_leader)
+        controller = Controller(
+            store, leadership, mirrors, ControllerMetrics(), Limits(), clock=lambda: wall[0], steady=steady
+        )
+        yield Led(wall, steady, controller)
+
+
+async def test_the_first_look_after_an_outage_takes_no_node_for_lost() -> None:
+    """Whoever looks first, the deciding loop or the pulse: the agents were cut off just as the leader was."""
+    store = MemoryStore()
+    agent = FakeAgent(store, "n1")
+    await agent.join()
+    await Records(store, keys.DESIRED, Desired).put(wanted(), "hello", "web")
+    async with leading(store) as led:
+        controller = led.controller
+        await controller.one_pass()
+        assert len((await store.list(keys.ASSIGN.prefix)).entries) == 2
+        await agent.vanish()
+        led.steady.advance(10.0)
+        await led.until(lambda: "n1" not in controller.decider.world.present)
+        assert not controller.decider.nodes.lost
+        for seconds in range(1, 10):
+            led.steady.advance(1.0)
+            await controller.pulse()
+            await controller.one_pass()
+            assert controller.decider.nodes.lost == (set() if seconds < 5 else {"n1"})
+
+
+@pytest.mark.parametrize("seconds", [-3_600.0, 3_600.0])
+async def test_a_clock_that_is_set_anew_keeps_no_app_waiting_for_it(seconds: float) -> None:
+    store = Choosy()
+    await FakeAgent(store, "n1").join()
+    await Records(store, keys.DESIRED, Desired).put(wanted(), "hello", "web")
+    async with leading(store) as led:
+        store.refused = "hello"
+        await led.until(lambda: led.controller.decider.tries_at)
+        store.refused = ""
+        led.wall[0] += seconds
+        await led.controller.one_pass()
+        assert len((await store.list(keys.ASSIGN.prefix)).entries) == 2
+        again = Desired("more", "web", ProcType.WORKER, 1, PodTemplate("good"), 1)
+        await Records(store, keys.DESIRED, Desired).put(again, "more", "web")
+        led.wall[0] += 1.0
+        led.steady.advance(1.0)
+        await led.until(lambda: "more" in led.controller.decider.world.apps)
+        assert len((await store.list(keys.ASSIGN.prefix)).entries) == 3
 
 
 class Choosy(MemoryStore):

@@ -23,27 +23,42 @@ log = structlog.get_logger()
 
 TURN_SECONDS = 1.0
 """How often a share of the apps is planned though nothing changed; each has its turn within ``replan_seconds``."""
+STEP_SECONDS = 2.0
+"""A wall clock that moved this much more, or less, than time did was set."""
 
 
 class Contact:
-    """After etcd was away for longer than a lease, no node counts as lost for one lease more: the agents were cut off just the same."""
+    """After etcd was away for longer than a lease, no node counts as lost for one lease more: the agents were cut off just the same.
 
-    def __init__(self, lease_seconds: float, clock: Callable[[], float] = time.time) -> None:
+    ``clock``: seconds that nobody sets. A process that starts into an outage counts it from its start.
+    """
+
+    def __init__(self, lease_seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._lease_seconds, self._clock = lease_seconds, clock
-        self._last: float | None = None
-        self.grace_until = 0.0
+        self._last = clock()
+        self._grace_until = self._last
+
+    @property
+    def overdue(self) -> bool:
+        """The store has not answered for longer than a lease: what it answers next begins the grace."""
+        return self._clock() - self._last > self._lease_seconds
+
+    @property
+    def grace_seconds(self) -> float:
+        """For how long no node newly counts as lost."""
+        return max(self._grace_until - self._clock(), 0.0)
 
     def made(self) -> None:
         """The store answered just now."""
         now = self._clock()
-        if self._last is not None and now - self._last > self._lease_seconds:
-            self.grace_until = now + self._lease_seconds
+        if self.overdue:
+            self._grace_until = now + self._lease_seconds
             log.warning("store_was_away", seconds=round(now - self._last, 1), grace_seconds=self._lease_seconds)
         self._last = now
 
 
 class Controller:
-    """One pass and what it needs. ``clock``: seconds since the epoch, as nodes write them."""
+    """One pass and what it needs. ``clock``: seconds since the epoch, as nodes write them; ``steady``: seconds that nobody sets."""
 
     def __init__(
         self,
@@ -54,16 +69,18 @@ class Controller:
         limits: Limits,
         *,
         clock: Callable[[], float] = time.time,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store, self._leadership, self._mirrors = store, leadership, mirrors
-        self._metrics, self._limits, self._clock = metrics, limits, clock
+        self._metrics, self._limits, self._clock, self._steady = metrics, limits, clock, steady
         self._executor = Executor(store, leadership, metrics)
-        self._contact = Contact(limits.node_lease_seconds, clock)
+        self._contact = Contact(limits.node_lease_seconds, steady)
         self.decider = Decider(limits)
         self._reign: Expectation | None = None
         """The fence of the reign the decider's memory belongs to. While it is the same, nobody else has led in between."""
         self._caught_up = False
-        self._turned_at = 0.0
+        self._turned_at = steady()
+        self._looked_at = clock(), steady()
         self._frozen: frozenset[str] = frozenset()
 
     async def one_pass(self) -> float | None:
@@ -76,8 +93,9 @@ class Controller:
         if self._reign != fence:
             self.decider, self._reign, self._caught_up = Decider(self._limits), fence, False
         await self._mirrors.wait_whole()
-        if not self._caught_up:
+        if not self._caught_up or self._contact.overdue:
             await self._mirrors.catch_up()
+            self._contact.made()  # before anything is decided: the pulse may come later
             self._caught_up = True
         decision = self._decide()
         if decision.writes:
@@ -94,12 +112,17 @@ class Controller:
         return None
 
     def _decide(self) -> Decision:
-        now = self._clock()
-        if now - self._turned_at >= TURN_SECONDS:
-            self._turned_at = now
+        now, steady = self._clock(), self._steady()
+        step = (now - self._looked_at[0]) - (steady - self._looked_at[1])
+        if abs(step) > STEP_SECONDS:
+            log.warning("clock_was_set", seconds=round(step, 1))
+            self.decider = Decider(self._limits)  # what it remembers are times; without them its waits begin afresh
+        self._looked_at = now, steady
+        if steady - self._turned_at >= TURN_SECONDS:
+            self._turned_at = steady
             self.decider.replan_some(TURN_SECONDS / self._limits.replan_seconds)
         began = time.perf_counter()
-        decision = self.decider.decide(self._mirrors.snapshots(), now, self._contact.grace_until)
+        decision = self.decider.decide(self._mirrors.snapshots(), now, now + self._contact.grace_seconds)
         self._metrics.decide_seconds.observe(time.perf_counter() - began)
         return decision
 
