@@ -95,6 +95,8 @@ def _service(part: Part) -> dict[str, Any]:
     }
     if part.command:
         found["command"] = list(part.command)
+    if part.name == "etcd":  # `seed` waits until it is healthy; the image's own interval is for the years after that
+        found["healthcheck"] = {"interval": "5s"}
     return {key: value for key, value in found.items() if value not in ([], {})}
 
 
