@@ -109,6 +109,18 @@ async def test_containers_are_found_by_label_running_or_not(box: Engine) -> None
     assert [found.id for found in await box.containers({LABEL: "bb"})] == [b]
 
 
+async def test_a_glance_shows_everybodys_containers(box: Engine) -> None:
+    await started(box, spec("aa"))
+    await box.create(spec("bb", labels={"other": "x"}))
+    ends = await started(box, spec("cc", "sh", "-c", "exit 3"))
+    await ended(box, ends)
+    seen = {one.name: one for one in await box.glance()}
+    assert (seen["aa"].state, seen["aa"].exit_code) == (ContainerState.RUNNING, None)
+    assert (seen["bb"].state, seen["bb"].labels["other"]) == (ContainerState.CREATED, "x")
+    assert (seen["cc"].state, seen["cc"].exit_code, seen["cc"].labels[LABEL]) == (ContainerState.EXITED, 3, "cc")
+    assert all(one.addresses for one in seen.values())
+
+
 async def test_how_a_process_ended_is_told(box: Engine) -> None:
     before = time.time() - 2
     container = await started(box, spec("one", "sh", "-c", "echo bye; echo alas >&2; exit 3"))

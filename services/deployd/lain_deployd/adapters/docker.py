@@ -32,6 +32,7 @@ from lain_deployd.agent.engine import (
     EngineRefused,
     EngineUnavailable,
     ExecResult,
+    Glance,
     Image,
     ImageAbsent,
     ImageMissing,
@@ -132,6 +133,11 @@ class DockerEngine:
 
         found = await asyncio.gather(*(inspect(item["Id"]) for item in listed))
         return tuple(container for container in found if container is not None)
+
+    async def glance(self) -> tuple[Glance, ...]:
+        with translated("containers cannot be listed"):
+            listed = await self._client._query_json("containers/json", params={"all": True})
+        return tuple(docker_json.glance(item) for item in listed)
 
     async def container(self, container: str) -> Container | None:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -12,6 +13,7 @@ from lain_deployd.agent.engine import (
     ContainerState,
     EngineEvent,
     EngineInfo,
+    Glance,
     Image,
     Limits,
     PullProgress,
@@ -24,6 +26,8 @@ OPEN_FILES = 16_384
 """Low enough for an Engine that may not raise its own limit."""
 CPU_PERIOD_MICROSECONDS = 100_000
 TMPFS_OPTIONS = "rw,nosuid,nodev,mode=1777,size=64m"
+EXITED = re.compile(r"(?:Exited|Restarting) \((\d+)\)")
+"""How the Engine's list tells an exit code."""
 BRIDGE = "com.docker.network.bridge."
 GATEWAY_MODE_SINCE = 28
 """From this Engine on, a bridge drops what is routed to its containers unless told otherwise."""
@@ -119,6 +123,19 @@ def _address(document: Mapping[str, Any]) -> str:
     return ""
 
 
+def glance(document: Mapping[str, Any]) -> Glance:
+    """What an item of ``GET /containers/json`` says."""
+    networks = (document.get("NetworkSettings") or {}).get("Networks") or {}
+    ended = EXITED.match(document.get("Status") or "")
+    return Glance(
+        name=document["Names"][0].lstrip("/") if document.get("Names") else document["Id"][:12],
+        state=ContainerState(document["State"]),
+        labels=document.get("Labels") or {},
+        addresses={name: (endpoint or {}).get("IPAddress") or "" for name, endpoint in networks.items()},
+        exit_code=int(ended[1]) if ended else None,
+    )
+
+
 def image(document: Mapping[str, Any]) -> Image:
     references = (*(document.get("RepoTags") or ()), *(document.get("RepoDigests") or ()))
     user = (document.get("Config") or {}).get("User") or ""
@@ -134,6 +151,7 @@ def info(document: Mapping[str, Any]) -> EngineInfo:
         kernel=document["KernelVersion"],
         containers=document["Containers"],
         live_restore=bool(document.get("LiveRestoreEnabled")),
+        data_root=document.get("DockerRootDir") or "",
     )
 
 

@@ -159,6 +159,17 @@ class Image:
 
 
 @dataclass(frozen=True, slots=True)
+class Glance:
+    """A container as the Engine's list shows it. ``addresses``: network → address, "" while it has none there."""
+
+    name: str
+    state: ContainerState
+    labels: Mapping[str, str] = field(default_factory=dict)
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class EngineInfo:
     """The Engine and the machine it runs on. ``id`` is the installation's: a reinstalled node has another."""
 
@@ -169,6 +180,8 @@ class EngineInfo:
     kernel: str
     containers: int = 0
     live_restore: bool = False
+    data_root: str = ""
+    """Where on its machine the Engine keeps images and containers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +252,9 @@ class Engine(Protocol):
 
     async def containers(self, labels: Mapping[str, str]) -> tuple[Container, ...]:
         """Every container, running or not, that carries all of ``labels`` ("" as value: any value)."""
+
+    async def glance(self) -> tuple[Glance, ...]:
+        """Every container there is, whoever made it: one call, however many."""
 
     async def container(self, container: str) -> Container | None:
         """One container by id or name."""

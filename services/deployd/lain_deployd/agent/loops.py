@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,9 @@ import structlog
 from lain_deployd.agent import addresses, volumes
 from lain_deployd.agent.addresses import AddressBook
 from lain_deployd.agent.blocks import Blocks
+from lain_deployd.agent.conditions import carry_over, judge
 from lain_deployd.agent.engine import Engine, EngineEvent, EngineInfo, EngineUnavailable
+from lain_deployd.agent.facts import Known, Machine
 from lain_deployd.agent.images import Images
 from lain_deployd.agent.keeper import Keeper
 from lain_deployd.agent.metrics import AgentMetrics
@@ -25,7 +27,7 @@ from lain_shared import keys
 from lain_shared.errors import LainError
 from lain_shared.mirror import Mirror
 from lain_shared.model.config import ClusterConfig
-from lain_shared.model.node import NodeState
+from lain_shared.model.node import ConditionStatus, NodeState
 from lain_shared.model.pod import Assignment, Observed, PodId
 from lain_shared.model.route import Endpoints, RouterMember, RouterState
 from lain_shared.records import BadRecord, Records
@@ -135,11 +137,11 @@ class EngineWatch:
         self._keeper.engine_restarted(self._last_contact, now)
 
     def _take(self, event: EngineEvent) -> None:
+        """Events may come after newer ones (the Engine stamps them before it queues them), and again: the keeper knows what it has seen."""
         self._last_contact = self._clock()
         saved = self._keeper.saved
-        if event.at_nano < saved.last_event_nano or event.identity == saved.last_event:
-            return
-        self._keeper.saved = replace(saved, last_event_nano=event.at_nano, last_event=event.identity)
+        if event.at_nano >= saved.last_event_nano:
+            self._keeper.saved = replace(saved, last_event_nano=event.at_nano, last_event=event.identity)
         if event.action in TOLD_ACTIONS:
             self._keeper.happened(event)
 
@@ -320,33 +322,37 @@ class NodeReport:
         disk_high_percent: int,
         free_addresses: Callable[[], int],
         address_problems: Callable[[], tuple[str, ...]],
+        unreadable: Callable[[], Mapping[str, str]],
         version: str,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self._records = Records(store, keys.NODES_STATE, NodeState)
         self._keeper, self._watch, self._blocks, self._images, self._cluster = keeper, watch, blocks, images, cluster
+        self.machine: Machine | None = None
+        """What was found on the node when somebody last looked."""
+        self.on_cleared: Callable[[], None] = lambda: None
+        self._clock = clock
         self.root, self._registry = root, registry
         self.missing: frozenset[str] = frozenset()
         """Instances whose data was on this node and is not there."""
         self._reserved_memory_bytes, self._disk_high_percent = reserved_memory_bytes, disk_high_percent
         self._free_addresses, self._address_problems, self._version = free_addresses, address_problems, version
+        self._unreadable = unreadable
         self._soon_seconds = SOON_SECONDS
         self._written: NodeState | None = None
         self._read = False
 
     async def one_pass(self) -> float | None:
-        problems: list[str] = []
-        await self._block(problems)
+        network_trouble = await self._block()
         if not self._read:
             stored = await self._records.get(self._keeper.node)
             self._written = None if stored is None else stored.value
             named = () if stored is None else stored.value.volumes
             self._learn_volumes(named)
             self._read = True
-        missing = await self.look_at_volumes()
-        problems.extend(f"the data of {name} is gone from this node's disk" for name in sorted(missing))
-        problems.extend(self._address_problems())
-        await self._clear_images(problems)
-        state = self._state(tuple(problems))
+        await self.look_at_volumes()
+        await self._clear_images()
+        state = self._state(network_trouble)
         if state is not None and not nearly_same(self._written, state):
             await self._records.put(state, self._keeper.node)
             self._written = state
@@ -357,7 +363,8 @@ class NodeReport:
         self._soon_seconds = min(self._soon_seconds * 1.5, MAX_SOON_SECONDS)
         return self._soon_seconds
 
-    async def _block(self, problems: list[str]) -> None:
+    async def _block(self) -> str:
+        """Claim the block and keep its network; returns why that is not possible, "" when it is."""
         try:
             cluster = self._cluster()
             before = self._blocks.network_ready
@@ -365,9 +372,10 @@ class NodeReport:
             if not before:
                 self._keeper.wake()
         except EngineUnavailable:
-            pass  # said below
+            pass  # said for itself
         except LainError as error:
-            problems.append(f"{error.message}: {error.why}" if error.why else error.message)
+            return f"{error.message}: {error.why}" if error.why else error.message
+        return ""
 
     def _learn_volumes(self, named: Iterable[str]) -> None:
         saved = self._keeper.saved
@@ -387,31 +395,35 @@ class NodeReport:
         self.missing -= {name}
         self._keeper.hurry(name)
 
-    async def _clear_images(self, problems: list[str]) -> None:
+    async def _clear_images(self) -> None:
         if not self._watch.reachable:
             return
         full = self._disk_is_full
         if full():
             wanted = self._keeper.orders.values()
             needed = frozenset(reference_of(order.assignment.template.image, self._registry) for order in wanted)
-            await self._images.clear(needed, full)
-            if full():
-                problems.append(f"the disk is more than {self._disk_high_percent} % full")
+            if await self._images.clear(needed, full):
+                self.on_cleared()
 
     def _disk_is_full(self) -> bool:
         usage = shutil.disk_usage(existing(self.root))
         return (usage.total - usage.free) * 100 > usage.total * self._disk_high_percent
 
-    def _state(self, problems: tuple[str, ...]) -> NodeState | None:
+    def _state(self, network_trouble: str) -> NodeState | None:
+        """What to publish; None: nothing is known of this machine yet, by way of its Engine."""
+        known = self._known(network_trouble)
+        conditions = carry_over(
+            () if self._written is None else self._written.conditions, judge(known, self.machine), known.now
+        )
+        problems = tuple(one.message for one in conditions if one.status is ConditionStatus.TRUE)
         info = self._watch.info
         if info is None:
-            return None  # nothing is known of this machine yet, by way of its Engine
+            if self._written is None:
+                return None
+            # an agent that starts beside a dead Engine: what its node has is as it was, what is wrong with it is not
+            return replace(self._written, engine_reachable=False, problems=problems, conditions=conditions)
         usage = shutil.disk_usage(existing(self.root))
         reserved = self._reserved_memory_bytes
-        if not self._watch.reachable:
-            problems = (f"the Engine does not answer: {self._watch.trouble}", *problems)
-        elif not info.live_restore:
-            problems = ("the Engine runs without live-restore: its restart ends every container", *problems)
         return NodeState(
             node=self._keeper.node,
             cpus=info.cpus,
@@ -427,6 +439,21 @@ class NodeReport:
             free_addresses=self._free_addresses(),
             volumes=self._keeper.saved.volumes,
             problems=problems,
+            conditions=conditions,
+        )
+
+    def _known(self, network_trouble: str) -> Known:
+        watch = self._watch
+        return Known(
+            node=self._keeper.node,
+            now=self._clock(),
+            engine_trouble=None if watch.reachable else watch.trouble or "it has not answered yet",
+            live_restore=watch.info is None or watch.info.live_restore,
+            network_trouble=network_trouble,
+            address_problems=self._address_problems(),
+            missing_volumes=tuple(self.missing),
+            unreadable=self._unreadable(),
+            disk_high_percent=self._disk_high_percent,
         )
 
 

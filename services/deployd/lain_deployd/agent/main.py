@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any, NoReturn
 
 import msgspec
@@ -18,8 +19,9 @@ from lain_deployd.agent import api, loops
 from lain_deployd.agent.blocks import Blocks
 from lain_deployd.agent.deletions import Deletions
 from lain_deployd.agent.disk import Disk
-from lain_deployd.agent.engine import Engine
+from lain_deployd.agent.engine import Engine, EngineInfo
 from lain_deployd.agent.execute import Executor
+from lain_deployd.agent.gather import ENGINE_DATA, Gatherer, Sources
 from lain_deployd.agent.images import Images
 from lain_deployd.agent.keeper import Keeper
 from lain_deployd.agent.metrics import AgentMetrics
@@ -33,7 +35,7 @@ from lain_shared.lease import Presence
 from lain_shared.loop import Loop, LoopMetrics
 from lain_shared.mirror import Mirror
 from lain_shared.model.config import ClusterConfig
-from lain_shared.model.node import Alive
+from lain_shared.model.node import Alive, Node
 from lain_shared.model.pod import Assignment
 from lain_shared.model.route import Endpoints, RouterMember, RouterState
 from lain_shared.model.volume import VolumeDeletion
@@ -42,6 +44,9 @@ from lain_shared.settings import read_settings
 from lain_shared.store import Store
 from lain_shared.tls import server_context
 from lain_shared.trust import Trust
+
+IN_CONTAINER = Path("/.dockerenv")
+"""What the Engine puts into every container."""
 
 
 @asynccontextmanager
@@ -52,7 +57,7 @@ async def agent(settings: Settings, health: Health) -> AsyncIterator[Daemon]:
         EtcdStore.connect(settings.etcd, tls_dir=settings.tls_dir) as store,
         DockerEngine.connect(settings.docker) as engine,
     ):
-        yield assembled(settings, health, store, engine)
+        yield assembled(settings, health, store, engine, members_of_etcd=settings.etcd)
 
 
 def assembled(
@@ -61,9 +66,10 @@ def assembled(
     store: Store,
     engine: Engine,
     *,
+    members_of_etcd: tuple[str, ...] = (),
     on_listening: Callable[[int], None] = lambda _port: None,
 ) -> Daemon:
-    """The same on any store and engine."""
+    """The same on any store and engine. ``members_of_etcd``: ``host:port`` of the store's, if it has any."""
     clock, node = time.time, settings.node
     registry = CollectorRegistry()
     metrics, loop_metrics = AgentMetrics(registry), LoopMetrics(registry)
@@ -112,8 +118,23 @@ def assembled(
         registry=settings.registry, reserved_memory_bytes=settings.reserved_memory_bytes,
         disk_high_percent=settings.disk_high_percent, free_addresses=free_addresses,
         address_problems=lambda: surroundings.problems(keeper.book), version=version("lain-deployd"),
+        unreadable=lambda: {**assignments.bad, **endpoints.bad}, clock=clock,
     )  # fmt: skip
     states = Loop("node", report.one_pass, **often)
+    gatherer = Gatherer(
+        Sources(
+            places=lambda: _places(settings, watch.info), registry=settings.registry, credentials=settings.credentials,
+            members=members_of_etcd, tls_dir=settings.tls_dir,
+        ),
+        engine, block=lambda: blocks.block, nodes=Records(store, keys.NODES, Node), node=node, clock=clock,
+    )  # fmt: skip
+
+    async def look_at_machine() -> None:
+        report.machine = await gatherer.look()
+        states.wake()
+
+    looking = Loop("machine", look_at_machine, **{**often, "resync_seconds": settings.conditions_seconds})
+    report.on_cleared = looking.wake
     orders_to_delete = Mirror(
         Records(store, keys.VOLUME_DELETIONS, VolumeDeletion),
         under=(node,),
@@ -136,6 +157,7 @@ def assembled(
     observing.on_current = presence.wake
 
     def engine_changed() -> None:
+        looking.wake()
         states.wake()
         presence.wake()
 
@@ -153,10 +175,13 @@ def assembled(
         saving,
         observed,
         states,
+        looking,
         orders_to_delete,
         deleting,
     )
-    health.parts.extend((*parts, presence))
+    health.parts.extend(
+        (*(part for part in parts if part is not looking), presence)
+    )  # it only tells, nothing waits for it
     app = api.api.build(
         verifier=trust.verifier,
         probes=health.probes,
@@ -186,6 +211,18 @@ def _alive(settings: Settings, keeper: Keeper, since: float) -> tuple[str, bytes
         since=since,
     )
     return keys.ALIVE.key(settings.node), encode(alive, keys.ALIVE.version)
+
+
+def _places(settings: Settings, info: EngineInfo | None) -> Mapping[str, Path]:
+    """What of ours lies where. In a container, its own root is on the disk of the Engine's data."""
+    found = {
+        "volumes": loops.existing(settings.volumes_root),
+        "the agent's state": loops.existing(settings.state_dir),
+    }
+    engine = (
+        Path("/") if IN_CONTAINER.exists() else Path(info.data_root) if info is not None and info.data_root else None
+    )
+    return {**found, ENGINE_DATA: engine} if engine is not None and engine.exists() else found
 
 
 def _cluster(config: Mirror[dict[str, Any]]) -> ClusterConfig | None:

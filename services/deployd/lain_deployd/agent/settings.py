@@ -47,6 +47,8 @@ class Settings:
     parallel_starts: int = 4
     disk_high_percent: int = 85
     """Above this, images that nothing needs are removed."""
+    conditions_seconds: float = 30.0
+    """How often the machine is looked at: disks, clock, registry, certificates, firewall."""
     resync_seconds: float = 30.0
 
     def check(self) -> None:

@@ -26,6 +26,7 @@ from lain_deployd.agent.engine import (
     EngineRefused,
     EngineUnavailable,
     ExecResult,
+    Glance,
     Image,
     ImageAbsent,
     ImageMissing,
@@ -129,6 +130,14 @@ class FakeEngine:
             held.seen
             for held in self._held.values()
             if all(name in held.seen.labels and value in ("", held.seen.labels[name]) for name, value in labels.items())
+        )
+
+    async def glance(self) -> tuple[Glance, ...]:
+        self._reach("glance")
+        return tuple(
+            Glance(one.name, one.state, one.labels, {held.spec.network or "none": one.address}, one.exit_code)
+            for held in self._held.values()
+            for one in [held.seen]
         )
 
     async def container(self, container: str) -> Container | None:
