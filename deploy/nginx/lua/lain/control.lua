@@ -1,8 +1,10 @@
 -- The watcher's door, on a unix socket in the folder only it and nginx share.
 --   PUT /table   the whole table, JSON lines. Answers the state once every worker has it (or after a second, with who has not).
 --   GET /state   boot id, table in force, what each worker has acknowledged, what is in flight.
+--   GET /traffic what became of the requests of each proc since boot (?since=<now of an earlier answer>: only of those that had any since).
 local cjson = require "cjson.safe"
 local tables = require "lain.tables"
+local traffic = require "lain.traffic"
 
 local M = {}
 local meta = ngx.shared.lain_meta
@@ -75,6 +77,10 @@ end
 
 function M.get_state()
   return reply(200, state())
+end
+
+function M.get_traffic()
+  return reply(200, traffic.report(tonumber(ngx.var.arg_since)))
 end
 
 return M

@@ -134,14 +134,14 @@ function M.access()
     end
     var.lain_uri = stripped(uri, raw, route.path, length)
   end
+  local key = request()
+  procs[key] = proc
   if not proc.ready[1] and not proc.suspect[1] then
     return pages.unavailable(proc.app)
   end
   if proc.max_body then
     too_large(proc.max_body)
   end
-  local key = request()
-  procs[key] = proc
   if proc.sticky then
     track.paths[key] = route.path
   end

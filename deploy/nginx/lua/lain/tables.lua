@@ -6,6 +6,7 @@
 local cjson = require "cjson.safe"
 local ffi = require "ffi"
 local track = require "lain.track"
+local traffic = require "lain.traffic"
 
 local M = { ejected = nil }
 
@@ -344,6 +345,7 @@ end
 -- In the master, before it forks: the last table the watcher left on disk. A reload keeps what shared memory has.
 function M.load(path)
   clock = shared_clock()
+  traffic.load()
   if meta:get("boot_id") then
     return
   end
@@ -369,6 +371,7 @@ function M.start_worker()
   math.randomseed(ngx.worker.pid() + ngx.now() * 1000)
   live, fresh, seq_seen, turns = nil, nil, nil, {} -- what the master decoded carries the master's pid
   M.current()
+  traffic.start_worker()
   assert(ngx.timer.every(LOOK_SECONDS, function(premature)
     if premature then -- this worker takes no more connections, but ends its requests, some of which may not have their backend yet
       track.leaving = pid_text

@@ -1,10 +1,11 @@
 -- Requests under way: which proc and which address each is for, and how many are in flight to each address (WebSockets included): that is how a
--- draining pod is told idle from busy.
+-- draining pod is told idle from busy. What became of a request is counted in `traffic.lua` as it leaves here.
 --
 -- A request is known by its pointer, which internal jumps keep (they lose `ngx.ctx`); the log phase forgets it. Counting costs no lock: each worker
 -- counts for itself, and publishes what changed every tick and before it acknowledges a table. Counts of a worker that died count no more.
 local base = require "resty.core.base"
 local ffi = require "ffi"
+local traffic = require "lain.traffic"
 
 local M = {
   procs = {}, -- request -> proc
@@ -20,6 +21,7 @@ local match, tonumber, cast = string.match, tonumber, ffi.cast
 local get_request = base.get_request
 local number_type = ffi.typeof("uintptr_t")
 local procs, backends, attempts, paths = M.procs, M.backends, M.attempts, M.paths
+local count = traffic.count
 
 -- The request in hand, as a key.
 local function request()
@@ -70,12 +72,16 @@ function M.done()
     backends[key] = nil
     add(backend.counter, -1)
   end
-  procs[key] = nil
   if attempts[key] then
     attempts[key] = nil
   end
   if paths[key] then
     paths[key] = nil
+  end
+  local proc = procs[key]
+  if proc then
+    procs[key] = nil
+    count(proc)
   end
 end
 

@@ -8,11 +8,15 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import aiohttp
 import msgspec
 
 from lain_shared.errors import Refused, Unavailable
+from lain_shared.model.traffic import ProcTraffic
+
+T = TypeVar("T")
 
 ABSENT = {errno.ENOENT, errno.ECONNREFUSED}
 """What ``connect`` answers when no process listens on a unix socket."""
@@ -24,6 +28,12 @@ class NginxSilent(Unavailable):
     """nginx is there but does not answer: what it serves from is unknown."""
 
     code = "nginx_silent"
+
+
+class TrafficUnknown(Unavailable):
+    """This nginx is of a release that does not count its traffic."""
+
+    code = "traffic_unknown"
 
 
 class TableRefused(Refused):
@@ -48,6 +58,19 @@ class NginxState:
     """``address:port`` of backends that refused connections lately → when they are tried again (epoch seconds)."""
 
 
+@dataclass(frozen=True, slots=True)
+class NginxTraffic:
+    """What became of requests since nginx's boot, all workers together. Counts only grow."""
+
+    boot_id: str
+    now: float
+    """nginx's clock, epoch seconds."""
+    uncounted: int = 0
+    """Requests for which there was no room to count."""
+    procs: Mapping[str, ProcTraffic] = field(default_factory=dict)
+    """``app/proc`` → its counts; only procs that had a request since the time that was asked for."""
+
+
 class Nginx:
     """The nginx behind one control socket."""
 
@@ -69,26 +92,37 @@ class Nginx:
 
     async def state(self) -> NginxState | None:
         """What is in force; None when no nginx process exists. Raises ``NginxSilent`` when one does not answer."""
-        return await self._call("GET", "/state", b"")
+        return await self._call("GET", "/state", b"", NginxState)
 
     async def put_table(self, text: bytes) -> NginxState | None:
         """Swap the table in; the state once every worker has it (or after a second). None when no nginx process exists.
 
         Raises ``TableRefused`` when nginx cannot read it.
         """
-        return await self._call("PUT", "/table", text)
+        return await self._call("PUT", "/table", text, NginxState)
 
-    async def _call(self, method: str, path: str, body: bytes) -> NginxState | None:
+    async def traffic(self, since: float | None = None) -> NginxTraffic | None:
+        """The counts of procs that had a request since then (``now`` of an earlier answer; None: of all). None: no nginx process exists.
+
+        Raises ``NginxSilent``, and ``TrafficUnknown`` when this nginx does not count.
+        """
+        return await self._call(
+            "GET", "/traffic" if since is None else f"/traffic?since={since:.3f}", b"", NginxTraffic
+        )
+
+    async def _call(self, method: str, path: str, body: bytes, kind: type[T]) -> T | None:
         try:
             async with self._session.request(method, f"http://nginx{path}", data=body or None) as answer:
                 text = await answer.read()
                 if answer.status == 422:
                     raise TableRefused("nginx refused the table", why=text.decode(errors="replace")[:500])
+                if answer.status == 404 and kind is NginxTraffic:
+                    raise TrafficUnknown("nginx does not count its traffic", next="upgrade the router's nginx")
                 if answer.status != 200:
                     raise NginxSilent(
                         f"nginx answered {answer.status} on its control socket", why=text.decode(errors="replace")[:500]
                     )
-                return msgspec.json.decode(text, type=NginxState)
+                return msgspec.json.decode(text, type=kind)
         except aiohttp.ClientConnectorError as error:
             if error.os_error.errno in ABSENT:
                 if self._exists():
