@@ -46,6 +46,7 @@ from lain_shared.model.app import HistoryRecord, Step
 from lain_shared.model.config import Role
 from lain_shared.model.node import Drain, Node, Switch
 from lain_shared.model.status import ProcStatus
+from lain_shared.platform_view import PlatformView
 from lain_shared.tls import client_context
 
 T = TypeVar("T")
@@ -100,6 +101,10 @@ class Console(_Client):
 
     async def cluster(self) -> ClusterView:
         return await self._get("/api/v1/cluster/", ClusterView)
+
+    async def platform(self) -> PlatformView:
+        """How the platform itself is, as this console sees it; it answers while etcd is away."""
+        return await self._get("/api/v1/platform/", PlatformView)
 
     # --- registration and versions ---
 
@@ -353,6 +358,10 @@ class Console(_Client):
 
 class Deployd(_Client):
     """The controller's API: nodes, pods, switches, routers."""
+
+    async def platform(self) -> PlatformView:
+        """How the platform itself is, as this replica sees it; it answers while etcd is away."""
+        return await self._get("/api/v1/platform/", PlatformView)
 
     async def nodes(self) -> tuple[NodeView, ...]:
         return await self._get("/api/v1/nodes/", tuple[NodeView, ...])

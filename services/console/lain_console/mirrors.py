@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from lain_console.state import Scene, State
-from lain_shared.loop import Part
 from lain_shared.mirror import Mirror
 from lain_shared.model.pod import Desired
 from lain_shared.model.route import Endpoints
@@ -51,10 +50,20 @@ class Mirrors:
         self.switches = Mirror(state.switches, on_change=self._changed)
 
     @property
-    def parts(self) -> tuple[Part, ...]:
+    def parts(self) -> tuple[Mirror[Any], ...]:
         return (
             self.apps, self.operations, self.holders, self.desired, self.status, self.endpoints, self.switches,
         )  # fmt: skip
+
+    @property
+    def trouble(self) -> str:
+        """Why the store cannot be followed now; "" when it can."""
+        return next((part.trouble for part in self.parts if part.trouble), "")
+
+    @property
+    def unreadable(self) -> dict[str, str]:
+        """Key → why nobody here can read it."""
+        return {key: why for part in self.parts for key, why in sorted(part.bad.items())}
 
     def _changed(self) -> None:
         self.bell.ring()

@@ -22,11 +22,14 @@ from lain_sdk.api_types import (
     RepoView,
 )
 from lain_sdk.manifest import default_hosts, load
-from lain_shared.errors import NotFound, Unavailable
+from lain_shared import platform_look
+from lain_shared.deployd_views import NodeView
+from lain_shared.errors import LainError, NotFound, Unavailable
 from lain_shared.model.app import HistoryRecord, Operation, Release
 from lain_shared.model.config import ClusterConfig
 from lain_shared.model.pod import PodId, PodState
 from lain_shared.model.status import InstanceStatus
+from lain_shared.platform_view import PlatformView
 from lain_shared.tokens import Access, Principal
 
 RUNNING = (PodState.RUNNING, PodState.BACKOFF, PodState.EXITED, PodState.STOPPING)
@@ -68,6 +71,37 @@ class Reading:
             len(alive),
             len(nodes),
         )
+
+    async def platform(self) -> PlatformView:
+        """Answers while etcd is away: that is what is asked."""
+        store = self.state.store
+        members, leader, (nodes, unreadable) = await asyncio.gather(
+            platform_look.etcd_members(store), platform_look.leader(store), self._nodes()
+        )
+        return PlatformView(
+            daemon="console",
+            version=self.version,
+            now=self.now(),
+            leader=leader,
+            store_trouble=self.mirrors.trouble,
+            etcd=members,
+            unreadable={**self.mirrors.unreadable, **unreadable},
+            nodes=nodes,
+        )
+
+    async def _nodes(self) -> tuple[tuple[NodeView, ...], Mapping[str, str]]:
+        state = self.state
+        try:
+            async with asyncio.timeout(platform_look.LEADER_SECONDS):
+                (nodes, bad), (alive, _), (states, worse) = await asyncio.gather(
+                    state.nodes.list_readable(), state.alive.list_readable(), state.node_states.list_readable()
+                )
+        except (LainError, TimeoutError):
+            return (), {}
+        present = {each.value.node: each.value for each in alive}
+        told = {each.value.node: each.value for each in states}
+        found = tuple(NodeView(each.value, present.get(each.value.name), told.get(each.value.name)) for each in nodes)
+        return found, {**bad, **worse}
 
     # --- registrations ------------------------------------------------------------------------------------------------
 

@@ -11,7 +11,9 @@ from prometheus_client import CollectorRegistry
 
 from lain_deployd.api import make_api
 from lain_deployd.api.common import ADMIN, SNAPSHOTS
+from lain_deployd.api.platform import PLATFORM
 from lain_deployd.controller.admin import Admin
+from lain_deployd.controller.look import Look
 from lain_deployd.controller.loops import Controller, make_loops
 from lain_deployd.controller.mirrors import Mirrors
 from lain_deployd.metrics import ControllerMetrics
@@ -59,11 +61,12 @@ def build(
     leadership.on_lost = deciding.wake
     parts: tuple[Part, ...] = (*trust.parts, *mirrors.parts, pulse, deciding, leadership)
     health.parts.extend(parts)
-    app = make_api(version("lain-deployd")).build(
+    release = version("lain-deployd")
+    app = make_api(release).build(
         verifier=trust.verifier,
         probes=health.probes,
         metrics=registry,
-        context={ADMIN: Admin(store), SNAPSHOTS: mirrors.snapshots},
+        context={ADMIN: Admin(store), SNAPSHOTS: mirrors.snapshots, PLATFORM: Look(store, mirrors, release)},
     )
     return Daemon(
         name=SERVICE,

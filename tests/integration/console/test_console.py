@@ -10,6 +10,7 @@ import pytest
 
 from lain_sdk.api_types import Accepted, ChangeAction, Severity, Verdict
 from lain_sdk.client import Console
+from lain_shared import platform_look
 from lain_shared.errors import Conflict, Denied, Invalid, NotFound, Refused, Unauthenticated, Unavailable
 from lain_shared.model.app import AppState, HistoryRecord, OperationPhase, Outcome
 from lain_shared.model.config import Role
@@ -618,6 +619,16 @@ async def test_a_switch_closes_the_cluster_for_changes(cluster: ClusterForConsol
     assert (await lain.plan("hello")).verdict is Verdict.NOTHING
     assert (await lain.cluster()).switches == {name: "moving racks"}
     assert any(f"{name} mode" in finding.what for finding in (await lain.explain("hello")).findings)
+
+
+async def test_how_the_platform_is(cluster: ClusterForConsole, lain: Console) -> None:
+    told = await lain.platform()
+    assert (told.daemon, told.store_trouble, told.unreadable) == ("console", "", {})
+    members = await platform_look.etcd_members(cluster.store)
+    assert [(member.error, member.alarms) for member in members] == [("", ())]
+    assert members[0].has_leader and members[0].leads and members[0].db_bytes > 0
+    assert (told.leader.id, told.leader.problem) == ("", ""), "no controller runs here"
+    assert [view.node.name for view in told.nodes if view.alive is not None] == ["n1"]
 
 
 async def test_explain_of_a_healthy_app(cluster: ClusterForConsole, lain: Console) -> None:

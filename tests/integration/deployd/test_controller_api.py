@@ -181,6 +181,37 @@ async def test_routers_and_how_to_forget_one(served: Served, client: Deployd) ->
         await client.forget_router("gone")
 
 
+async def test_how_the_platform_is_is_told_also_when_the_store_is_away(served: Served, client: Deployd) -> None:
+    async def led() -> bool:
+        return (await client.platform()).leader.id == "one"
+
+    await eventually(led)
+    told = await client.platform()
+    assert (told.daemon, told.leader.leased, told.store_trouble, told.unreadable) == ("deployd", True, "", {})
+    assert [view.node.name for view in told.nodes] == ["n1"]
+
+    await served.store.put(keys.DESIRED.key("odd", "web"), b"no JSON")
+
+    async def reported() -> bool:
+        return keys.DESIRED.key("odd", "web") in (await client.platform()).unreadable
+
+    await eventually(reported)
+    with served.store.outage():
+        told = await client.platform()
+        assert (told.leader.id, bool(told.leader.problem)) == ("", True)
+        assert [view.node.name for view in told.nodes] == ["n1"], "what was known is told"
+
+
+async def test_a_leader_that_nobody_wrote_is_told_apart(served: Served, client: Deployd) -> None:
+    key = keys.LEADER.key("deployd")
+    await served.store.put(key, b'{"v":1,"id":"ghost","since":1.0}')
+    leader = (await client.platform()).leader
+    assert (leader.id, leader.leased) == ("ghost", False)
+    await served.store.put(key, b"nonsense")
+    leader = (await client.platform()).leader
+    assert (leader.id, leader.leased) == ("", False) and key in leader.problem
+
+
 async def test_a_drain_is_taken_and_ended(served: Served, client: Deployd) -> None:
     drain = await client.drain_node("n1")
     assert (drain.node, drain.by) == ("n1", "ann")
