@@ -20,6 +20,7 @@ from lain_cli.context import Run
 from lain_cli.options import app_option, command
 from lain_cli.targets import read_proc, read_target
 from lain_shared.errors import Invalid, NotFound, Unavailable
+from lain_shared.stopping import together
 
 if TYPE_CHECKING:
     import aiohttp
@@ -88,9 +89,7 @@ def logs(
                 run.progress.line(f"{chosen}-{number}: {error.message}", "warn")
 
         if follow:
-            async with asyncio.TaskGroup() as group:
-                for number in numbers:
-                    group.create_task(one(number))
+            await together(*(one(number) for number in numbers))
         else:
             for number in numbers:
                 await one(number)
@@ -100,8 +99,6 @@ def logs(
     except KeyboardInterrupt:
         if not follow:
             raise
-    except BaseExceptionGroup as errors:
-        raise errors.exceptions[0] from None
 
 
 def choose_proc(procs: list[str], wanted: str | None, app: str) -> str:

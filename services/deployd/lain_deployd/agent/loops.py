@@ -31,7 +31,7 @@ from lain_shared.model.node import ConditionStatus, NodeState
 from lain_shared.model.pod import Assignment, Observed, PodId
 from lain_shared.model.route import Endpoints, RouterMember, RouterState
 from lain_shared.records import BadRecord, Records
-from lain_shared.stopping import until_stopped
+from lain_shared.stopping import together, until_stopped
 from lain_shared.store import Store
 
 log = structlog.get_logger()
@@ -190,14 +190,12 @@ class Observing:
         changed = [key for key, value in wanted.items() if self._written.get(key) != value]
         gate = asyncio.Semaphore(PARALLEL_WRITES)
         try:
-            async with asyncio.TaskGroup() as group:
-                for key in changed:
-                    group.create_task(self._put(gate, key, wanted[key]))
-                for key in surplus:
-                    group.create_task(self._delete(gate, key))
-        except ExceptionGroup as errors:
+            await together(
+                *(self._put(gate, key, wanted[key]) for key in changed), *(self._delete(gate, key) for key in surplus)
+            )
+        except Exception:
             self._written, self.current = None, False  # some may have been written: read again before deciding
-            raise errors.exceptions[0] from errors
+            raise
         self._is_current()
         return None
 

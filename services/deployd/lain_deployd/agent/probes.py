@@ -15,6 +15,7 @@ import structlog
 from lain_deployd.agent.engine import Engine, EngineUnavailable
 from lain_shared.errors import LainError
 from lain_shared.model.pod import PodId, Probe, ProbeKind
+from lain_shared.stopping import together
 
 log = structlog.get_logger()
 
@@ -126,10 +127,10 @@ class Prober:
         try:
             if target.startup is not None and not target.ready:
                 await self._wait_started(target, target.startup)
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._watch_readiness(target))
-                if target.liveness is not None:
-                    group.create_task(self._watch_liveness(target, target.liveness))
+            watches = [self._watch_readiness(target)]
+            if target.liveness is not None:
+                watches.append(self._watch_liveness(target, target.liveness))
+            await together(*watches)
         except Exception as error:  # a fault of ours in one pod's probe must not silence the others
             log.error("probe_crashed", pod=str(target.pod), exc_info=error)
 
