@@ -40,6 +40,7 @@ from lain_deployd.agent.volumes import (
 from lain_deployd.testing import FakeEngine
 from lain_shared.errors import Invalid
 from lain_shared.model.pod import Assignment, Evidence, PodTemplate, Probe, ProbeKind, ProcType, Volume
+from lain_shared.testing import eventually
 
 MIB = 1024 * 1024
 PLACE = Place("n1", "10.0.0.1:5000", PurePosixPath("/vol"), 4)
@@ -294,6 +295,39 @@ async def test_a_pull_that_fails_fails_for_all_and_is_tried_again_later() -> Non
     assert all(isinstance(result, ImageMissing) for result in results)
     engine.registry["r/a"] = Image("1", ("r/a",), 5)
     assert (await box.have("r/a", lambda _: None)).id == "1"
+
+
+class Slow(FakeEngine):
+    """Its pulls take until ``go_on``, and some time to be given up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.go_on, self.given_up = asyncio.Event(), asyncio.Event()
+
+    async def pull(
+        self, reference: str, credentials: Credentials | None, on_progress: Callable[[PullProgress], None]
+    ) -> None:
+        try:
+            await self.go_on.wait()
+        except asyncio.CancelledError:
+            self.given_up.set()
+            await asyncio.sleep(0.01)
+            raise
+        await super().pull(reference, credentials, on_progress)
+
+
+async def test_who_comes_while_a_pull_is_given_up_gets_one_of_its_own() -> None:
+    engine = Slow()
+    engine.registry["r/a"] = Image("1", ("r/a",), 5)
+    box = images(engine)
+    first = asyncio.create_task(box.have("r/a", lambda _: None))
+    await eventually(lambda: box._pulls)
+    first.cancel()
+    await engine.given_up.wait()
+    engine.go_on.set()
+    assert (await box.have("r/a", lambda _: None)).id == "1"
+    await asyncio.wait({first})
+    assert first.cancelled() and not box._pulls
 
 
 async def test_only_what_we_brought_and_nobody_needs_is_cleared_away_oldest_first() -> None:

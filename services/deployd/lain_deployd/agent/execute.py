@@ -95,6 +95,8 @@ class Executor:
         self._on_step = on_step
         self._clock = clock
         self._starts = asyncio.Semaphore(parallel_starts)
+        self.bringing: set[PodId] = set()
+        """Pods whose image is on its way: nothing of them is made, and who waits may stop waiting."""
         self._owners: dict[tuple[str, str], tuple[int, int]] = {}
 
     async def carry_out(self, action: Action, view: View, ground: Ground, tell: Callable[[str], None]) -> Outcome:
@@ -150,24 +152,37 @@ class Executor:
             spec = container_of(order.assignment, memory.address, place)
             if order.assignment.template.volumes:
                 await asyncio.to_thread(volumes.require, order.assignment, root, tuple(self._known_volumes()))
-            image = await self._images.have(spec.image, tell)
-            async with self._starts:
-                began = self._clock()
-                try:
-                    container = await self._make(spec, image)
-                except ImageAbsent:  # it was here a moment ago
-                    self._images.forget(spec.image)
-                    container = await self._make(spec, await self._images.have(spec.image, tell))
+            image = await self._bring(order.pod, spec.image, tell)
+            try:
+                container = await self._make(order.pod, spec, image)
+            except ImageAbsent:  # it was here a moment ago
+                self._images.forget(spec.image)
+                container = await self._make(order.pod, spec, await self._bring(order.pod, spec.image, tell))
         except EngineUnavailable:
             raise
         except LainError as error:
             return self._refused(order, memory, error)
         if order.assignment.template.volumes:
             self._on_volume(volumes.name_of(order.assignment))
-        self._took("pod_created", "create", order.pod, began, address=memory.address, container=container.id[:12])
-        return Outcome(replace(memory, error=""), (container,), looked_nano=time.time_ns())
+        # its own address counts: one that is there already was made by an agent before this one
+        made = replace(memory, address=container.address or memory.address, error="")
+        return Outcome(made, (container,), looked_nano=time.time_ns())
 
-    async def _make(self, spec: ContainerSpec, image: Image) -> Container:
+    async def _bring(self, pod: PodId, image: str, tell: Callable[[str], None]) -> Image:
+        self.bringing.add(pod)
+        try:
+            return await self._images.have(image, tell)
+        finally:
+            self.bringing.discard(pod)
+
+    async def _make(self, pod: PodId, spec: ContainerSpec, image: Image) -> Container:
+        async with self._starts:
+            began = self._clock()
+            container = await self._make_of(spec, image)
+            self._took("pod_created", "create", pod, began, address=container.address, container=container.id[:12])
+            return container
+
+    async def _make_of(self, spec: ContainerSpec, image: Image) -> Container:
         user = spec.user or image.user
         known = (image.id, user)
         if volumes.is_numeric(user):

@@ -86,9 +86,9 @@ class Images:
         finally:
             pull.listeners.remove(on_progress)
             if not pull.listeners:
+                del self._pulls[reference]  # before it is given up: who comes meanwhile begins one of his own
                 pull.task.cancel()  # nobody waits for it any more
                 await asyncio.gather(pull.task, return_exceptions=True)
-                self._pulls.pop(reference, None)
 
     async def _bring(self, reference: str, listeners: list[Callable[[str], None]]) -> None:
         told, told_at = "", 0.0

@@ -38,6 +38,10 @@ SAVE_SECONDS = 1.0
 """What is on disk may be older by this much: what it lacks, the containers themselves tell."""
 
 
+def _runs(order: Order | None) -> bool:
+    return order is not None and order.assignment.run
+
+
 class Keeper:
     """Background part and ``one_pass`` of the pods. It owns all that is known of them; nobody else changes it."""
 
@@ -221,6 +225,8 @@ class Keeper:
                 due.append(held_until)
             elif pod not in self._workers and not self._stopped.is_set() and next_step(view, ground) is not None:
                 self._put_to_work(pod)
+            elif pod in self._executor.bringing and not _runs(view.order) and (ground.whole or view.order is not None):
+                self._workers[pod].cancel()  # its image may take for ever to come
             if (at := due_at(view, ground)) is not None:
                 due.append(at)
         self._probe()
