@@ -7,7 +7,7 @@ Commands are for the node itself. In those of a local cluster the Engine is runi
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from lain_shared.model.node import Condition, ConditionStatus
 
@@ -41,15 +41,18 @@ DOCKERD = "/etc/lain-node/services/dockerd"
 
 @dataclass(frozen=True, slots=True)
 class Advice:
-    """``what`` completes "node n1: …". ``do``: commands on the node; ``do_local``: in a local cluster, where they differ.
+    """``what`` completes "node n1: …". ``do``: a command on the node; ``do_local``: in a local cluster, where it differs.
 
-    ``urgent``: something does not work; else it is only about to, or could hurt.
+    ``before`` and ``then``: what a person does first, and with what the command shows. ``urgent``: something does not work; else it is only
+    about to, or could hurt.
     """
 
     what: str
     why: str
     do: str
     do_local: str = ""
+    before: str = ""
+    then: str = ""
     urgent: bool = True
 
 
@@ -63,8 +66,9 @@ ADVICE: Mapping[str, Advice] = {
     LIVE_RESTORE_OFF: Advice(
         "its Docker Engine runs without live-restore",
         "the Engine's next restart or crash would end every container of the node",
-        'set "live-restore": true in /etc/docker/daemon.json, then: systemctl reload docker',
-        f'set "live-restore": true in /etc/docker/daemon.json, then: sv hup {DOCKERD}',
+        "systemctl reload docker",
+        f"sv hup {DOCKERD}",
+        before='set "live-restore": true in /etc/docker/daemon.json',
         urgent=False,
     ),
     PART_DOWN: Advice(
@@ -80,7 +84,8 @@ ADVICE: Mapping[str, Advice] = {
     STRANGERS: Advice(
         "a container that is no pod of this node is on its pod network, or says it is one",
         "nobody looks after it; it may hold an address that a pod is to get, and counts for nothing in LAIN",
-        "docker inspect {names}; if nobody needs it: docker rm -f {names}",
+        "docker inspect {names}",
+        then="if nobody needs it: docker rm -f {names}",
         urgent=False,
     ),
     DISK_PRESSURE: Advice(
@@ -102,7 +107,8 @@ ADVICE: Mapping[str, Advice] = {
     DISK_READ_ONLY: Advice(
         "its disk takes no writes",
         "a file system that met an error is mounted read-only by the kernel: look after the disk first",
-        "dmesg | tail -n 50; repair or replace the disk, then mount it writable",
+        "dmesg | tail -n 50",
+        then="repair or replace the disk, mount it writable, restart lain-agent",
     ),
     MEMORY_PRESSURE: Advice(
         "it runs out of memory",
@@ -138,7 +144,8 @@ ADVICE: Mapping[str, Advice] = {
     REGISTRY_UNAVAILABLE: Advice(
         "it cannot reach the registry",
         "what is on the node already can be started there; no other image can be brought",
-        "docker ps --all --filter name=lain-registry; docker start lain-registry",
+        "docker ps --all --filter name=lain-registry",
+        then="on the node that has it: docker start lain-registry",
     ),
     f"{REGISTRY_UNAVAILABLE}/CredentialsRefused": Advice(
         "the registry does not let it in",
@@ -153,7 +160,8 @@ ADVICE: Mapping[str, Advice] = {
     ETCD_MEMBER_UNREACHABLE: Advice(
         "it cannot reach a member of etcd",
         "LAIN works as long as most members answer; it has one fewer to lose",
-        "docker ps --all --filter name=lain-etcd; docker start lain-etcd",
+        "docker ps --all --filter name=lain-etcd",
+        then="on the member's node: docker start lain-etcd",
         urgent=False,
     ),
     CERTIFICATE_EXPIRING: Advice(
@@ -195,7 +203,8 @@ ADVICE: Mapping[str, Advice] = {
     POD_TRAFFIC_DROPPED: Advice(
         "its firewall drops the pods' packets",
         "somebody's rule stands before LAIN's: the pods run, and are not reached or reach nothing",
-        "iptables -L DOCKER-USER -n -v --line-numbers; delete the rule: iptables -D DOCKER-USER NUMBER",
+        "iptables -L DOCKER-USER -n -v --line-numbers",
+        then="take the rule out: iptables -D DOCKER-USER NUMBER",
     ),
     f"{POD_TRAFFIC_DROPPED}/PolicyDrop": Advice(
         "its firewall lets no other machine reach its pods",
@@ -210,19 +219,22 @@ ADVICE: Mapping[str, Advice] = {
     ADDRESSES_SHORT: Advice(
         "it has few addresses for pods",
         "an address rests until every router said that it sends nothing there any more",
-        "from your machine: lainctl router list; if a router is gone for good: lainctl router forget NAME",
+        "",
+        before="lainctl router list",
+        then="if a router is gone for good: lainctl router forget NAME",
         urgent=False,
     ),
     VOLUME_MISSING: Advice(
-        "data that it had are gone from its disk",
-        "the instance is not started without them, until they are back or given up",
-        "ls /var/lib/lain/volumes; is the disk mounted? Restore them from a backup, or give them up: "
-        "POST /api/v1/volumes/INSTANCE/confirm-loss/ at the agent",
+        "data that was there is gone from its disk",
+        "the instance is not started without it, until it is back or given up",
+        "ls /var/lib/lain/volumes; mount | grep /var/lib/lain",
+        then="is its disk mounted? Restore it from a backup, or give it up: POST /api/v1/volumes/INSTANCE/confirm-loss/ at the agent",
     ),
     RECORDS_UNREADABLE: Advice(
         "its agent cannot read what it was told to run",
         "the pods of these records are left as they are; usually an agent older than the controller",
-        "docker logs --tail 50 lain-agent; upgrade the agent",
+        "docker logs --tail 50 lain-agent",
+        then="upgrade the agent to the controller's version",
     ),
 }  # fmt: skip
 
@@ -236,23 +248,37 @@ def advice(condition: Condition) -> Advice:
     """What to say of it: by type and reason, else by type; for a type of a newer agent, what it says itself."""
     known = ADVICE.get(f"{condition.type}/{condition.reason}") or ADVICE.get(condition.type)
     if known is None:
-        return Advice(f"its agent reports {condition.type}", "this version of LAIN has no words for it", "")
+        return Advice(
+            f"its agent reports {condition.type}", "this lain has no words for it: it is older than the agent", ""
+        )
     return known
 
 
-def commands(condition: Condition, *, local: bool = False, block: str = "") -> str:
-    """What to do on the node, with the names that the evidence gives (``names: a, b`` at its beginning)."""
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The next step: what a person does before, the command to run on the node ("" none), what to do with what it shows."""
+
+    before: str
+    command: str
+    then: str
+
+    def on(self, node: str) -> str:
+        """In one line, for somebody who reaches the node by name."""
+        command = f"on {node}: {self.command}" if self.command else ""
+        return "; then ".join(part for part in (self.before, command, self.then) if part)
+
+
+def step(condition: Condition, *, local: bool = False, block: str = "") -> Step:
+    """What to do, with the names that the evidence gives (``name, name: …`` at its beginning)."""
     told = advice(condition)
     names = " ".join(one.strip() for one in condition.message.partition(":")[0].split(","))
-    text = told.do_local if local and told.do_local else told.do
-    return text.replace("{names}", names).replace("{block}", block or "PODS")
+
+    def filled(text: str) -> str:
+        return text.replace("{names}", names).replace("{block}", block or "PODS")
+
+    return Step(filled(told.before), filled(told.do_local if local and told.do_local else told.do), filled(told.then))
 
 
 def urgent(condition: Condition) -> bool:
     """Whether something does not work because of it."""
     return advice(condition).urgent
-
-
-def closed(condition: Condition) -> Condition:
-    """The same as a fault that is over."""
-    return replace(condition, status=ConditionStatus.FALSE, reason="", message="")

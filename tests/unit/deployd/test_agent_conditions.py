@@ -12,18 +12,10 @@ from hypothesis import strategies as st
 
 from lain_deployd.agent.conditions import carry_over, judge, told_once
 from lain_deployd.agent.engine import ContainerState, Glance
-from lain_deployd.agent.facts import (
-    Certificate,
-    ClockJump,
-    ClockReading,
-    Contact,
-    Drop,
-    FileSystem,
-    Known,
-    Machine,
-)
+from lain_deployd.agent.facts import ClockJump, Drop, FileSystem, Known, Machine
 from lain_deployd.agent.pods import LABEL_NODE, LABEL_POD
 from lain_shared import conditions as words
+from lain_shared.contact import Certificate, ClockReading, Contact, Reached
 from lain_shared.model.node import Condition, ConditionStatus
 
 NOW = 1_800_000_000.0
@@ -49,8 +41,8 @@ WELL = Machine(
     connections=40,
     max_connections=262_144,
     readings=(ClockReading("registry", NOW, NOW + 0.01, float(int(NOW))), ClockReading("etcd", NOW, NOW + 0.01, float(int(NOW)))),
-    registry=Contact("registry", "10.0.0.1:5000", 200),
-    etcd=(Contact("etcd", "10.0.0.1:2379", 200),),
+    registry=Contact("registry", "10.0.0.1:5000", status=200),
+    etcd=(Contact("etcd", "10.0.0.1:2379", status=200),),
     certificates=(Certificate("the certificate of etcd", NOW - DAY, NOW + 300 * DAY),),
     own_certificate=Certificate("the agent's certificate", NOW - DAY, NOW + 300 * DAY),
     disk_certificate=Certificate("the agent's certificate", NOW - DAY, NOW + 300 * DAY),
@@ -60,6 +52,7 @@ WELL = Machine(
     containers=(POD, PART),
 )  # fmt: skip
 KNOWN = Known("n1", NOW)
+UNREACHED = Contact("registry", "r:5000", Reached.REFUSED, error="refused")
 
 
 def conditions(known: Known = KNOWN, machine: Machine | None = WELL) -> Mapping[str, Condition]:
@@ -96,15 +89,15 @@ FAULTS: tuple[tuple[Machine, str, str, tuple[str, ...]], ...] = (
     (changed(open_files=95_000), words.OPEN_FILES_PRESSURE, "NearLimit", ("95000",)),
     (changed(connections=262_144), words.CONNTRACK_PRESSURE, "NearLimit", ("262144",)),
     (changed(jumps=(ClockJump(NOW - 60, -3600.0),)), words.CLOCK_JUMPED, "Jumped", ("set back by 3600 s",)),
-    (changed(registry=Contact("registry", "r:5000", 0, "refused")), words.REGISTRY_UNAVAILABLE, "Unreachable", ("r:5000", "refused")),
-    (changed(registry=Contact("registry", "r:5000", 401)), words.REGISTRY_UNAVAILABLE, "CredentialsRefused", ("401",)),
-    (changed(registry=Contact("registry", "r:5000", 503)), words.REGISTRY_UNAVAILABLE, "ServerError", ("503",)),
+    (changed(registry=UNREACHED), words.REGISTRY_UNAVAILABLE, "Unreachable", ("r:5000", "refused")),
+    (changed(registry=Contact("registry", "r:5000", status=401)), words.REGISTRY_UNAVAILABLE, "CredentialsRefused", ("401",)),
+    (changed(registry=Contact("registry", "r:5000", status=503)), words.REGISTRY_UNAVAILABLE, "ServerError", ("503",)),
     (
-        changed(registry=Contact("registry", "r:5000", 0, "its certificate: expired", certificate_refused=True)),
+        changed(registry=Contact("registry", "r:5000", Reached.CERTIFICATE, error="its certificate: expired")),
         words.REGISTRY_UNAVAILABLE, "CertificateInvalid", ("expired",),
     ),
     (
-        changed(etcd=(Contact("etcd", "a:2379", 200), Contact("etcd", "b:2379", 0, "no answer in 4 s"))),
+        changed(etcd=(Contact("etcd", "a:2379", status=200), Contact("etcd", "b:2379", Reached.SILENT, error="no answer in 4 s"))),
         words.ETCD_MEMBER_UNREACHABLE, "Unreachable", ("b:2379: no answer",),
     ),
     (
@@ -268,10 +261,10 @@ def test_everything_that_can_be_found_has_words_and_a_next_step() -> None:
     for type, reason in [*named, *((type, "Found") for _, type, _ in KNOWN_FAULTS)]:
         condition = Condition(type, TRUE, reason, "lain-a, lain-b: both are down", NOW)
         told = words.advice(condition)
-        assert told.what and told.why and told.do
+        assert told.what and told.why
         for local in (False, True):
-            commands = words.commands(condition, local=local, block="172.20.1.0/24")
-            assert "{" not in commands.replace("$((", ""), commands
+            line = words.step(condition, local=local, block="172.20.1.0/24").on("n1")
+            assert line and "{" not in line.replace("$((", ""), line
     down = Condition(words.PART_DOWN, TRUE, "NotRunning", "lain-a, lain-b: both are down", NOW)
-    assert words.commands(down).endswith("docker start lain-a lain-b")
+    assert words.step(down).on("n1").endswith("docker start lain-a lain-b")
     assert "no words" in words.advice(Condition("Newer", TRUE)).why

@@ -10,10 +10,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
-from lain_deployd.agent.facts import Certificate, ClockReading, FileSystem, Known, Machine
+from lain_deployd.agent.facts import FileSystem, Known, Machine
 from lain_deployd.agent.pods import LABEL_NODE, LABEL_POD
 from lain_deployd.agent.spec import NETWORK
 from lain_shared import conditions as words
+from lain_shared.contact import Certificate, Reached, apart
 from lain_shared.model.node import Condition, ConditionStatus
 from lain_shared.model.pod import PodId
 
@@ -184,44 +185,23 @@ def _limit(machine: Machine, type: str, what: str, used: int | None, most: int |
 
 
 def _clock(machine: Machine) -> Verdict:
-    """Our clock beside those of others, by Marzullo's algorithm: each answer bounds how far apart the two can be.
-
-    An answer asked for at ``sent`` and here at ``received`` says that between the two its server's clock stood in [told, told + 1): ours
-    is ahead of it by more than ``sent - told - 1`` and by less than ``received - told``. What most of them agree on is believed.
-    """
-    bounds = [_bounds(reading) for reading in machine.readings]
-    if not bounds:
+    """Our clock beside those of others: parties that every node asks anyway, none of which is trusted alone."""
+    if not machine.readings:
         return _unknown(words.CLOCK_SKEWED, machine.unread.get("clock", "nobody told the time"))
-    low, high, votes = _agreement(bounds)
+    low, high, votes = apart(machine.readings)
     evidence = _listed(
         f"{reading.of} said {_moment(reading.told)} when it was {_moment(reading.received)} here" for reading in machine.readings
     )  # fmt: skip
-    if 2 * votes <= len(bounds):
+    if 2 * votes <= len(machine.readings):
         return _unknown(words.CLOCK_SKEWED, f"those who told the time do not agree: {evidence}")
-    apart = low if low > 0 else high if high < 0 else 0.0
-    if abs(apart) < MOST_SKEW_SECONDS:
+    off = low if low > 0 else high if high < 0 else 0.0
+    if abs(off) < MOST_SKEW_SECONDS:
         return _no(words.CLOCK_SKEWED)
-    way = "ahead" if apart > 0 else "behind"
+    way = "ahead" if off > 0 else "behind"
     who = ", ".join(sorted(reading.of for reading in machine.readings))
     return Verdict(
-        words.CLOCK_SKEWED, TRUE, way.capitalize(), f"it is at least {round(abs(apart))} s {way} of {who}: {evidence}"
+        words.CLOCK_SKEWED, TRUE, way.capitalize(), f"it is at least {round(abs(off))} s {way} of {who}: {evidence}"
     )
-
-
-def _bounds(reading: ClockReading) -> tuple[float, float]:
-    """How far our clock can be ahead of that one: (least, most)."""
-    return reading.sent - reading.told - 1.0, reading.received - reading.told
-
-
-def _agreement(bounds: Sequence[tuple[float, float]]) -> tuple[float, float, int]:
-    """The interval that the most of ``bounds`` contain, and how many do."""
-    edges = sorted([(low, -1) for low, _ in bounds] + [(high, 1) for _, high in bounds])
-    best, inside, found = 0, 0, (0.0, 0.0)
-    for index, (at, kind) in enumerate(edges):
-        inside -= kind
-        if inside > best:
-            best, found = inside, (at, edges[index + 1][0])
-    return *found, best
 
 
 def _jumped(machine: Machine) -> Verdict:
@@ -243,7 +223,7 @@ def _registry(machine: Machine) -> Verdict:
         return _unknown(words.REGISTRY_UNAVAILABLE, machine.unread.get("registry", "this agent has no registry"))
     where = f"registry {contact.address}"
     if contact.error:
-        reason = "CertificateInvalid" if contact.certificate_refused else "Unreachable"
+        reason = "CertificateInvalid" if contact.reached is Reached.CERTIFICATE else "Unreachable"
         return Verdict(words.REGISTRY_UNAVAILABLE, TRUE, reason, f"{where}: {contact.error}")
     if contact.status in (401, 403):
         return Verdict(

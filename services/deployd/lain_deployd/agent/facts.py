@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lain_deployd.agent.engine import Glance
+from lain_shared.contact import Certificate, ClockReading, Contact
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,42 +26,11 @@ class FileSystem:
 
 
 @dataclass(frozen=True, slots=True)
-class ClockReading:
-    """One answer that carried its server's time. ``told``: its ``Date``, whole seconds; the rest by our clock."""
-
-    of: str
-    sent: float
-    received: float
-    told: float
-
-
-@dataclass(frozen=True, slots=True)
 class ClockJump:
     """Our clock was found ``seconds`` further on (or back) than time had passed; ``at`` is by the clock after it."""
 
     at: float
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Contact:
-    """How an attempt to talk to somebody ended. ``status`` 0: not with an HTTP answer."""
-
-    of: str
-    address: str
-    status: int = 0
-    error: str = ""
-    certificate_refused: bool = False
-    """The error is about its certificate."""
-
-
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """When a certificate holds, in seconds since the epoch."""
-
-    of: str
-    not_before: float
-    not_after: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import email.utils
 import os
-import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,17 +23,10 @@ from cryptography import x509
 
 from lain_deployd.agent import firewall
 from lain_deployd.agent.engine import Credentials, Engine
-from lain_deployd.agent.facts import (
-    Certificate,
-    ClockJump,
-    ClockReading,
-    Contact,
-    Drop,
-    FileSystem,
-    Machine,
-)
+from lain_deployd.agent.facts import ClockJump, Drop, FileSystem, Machine
 from lain_deployd.agent.spec import BRIDGE
 from lain_shared import conditions as words
+from lain_shared.contact import Certificate, Contact, Question, ask
 from lain_shared.errors import LainError, Unavailable
 from lain_shared.model.node import Node
 from lain_shared.records import Records
@@ -43,11 +34,9 @@ from lain_shared.tls import CERTIFICATE, client_context
 
 T = TypeVar("T")
 
-CONTACT_SECONDS = 4.0
 COMMAND_SECONDS = 5.0
 JUMP_SECONDS = 1.0
 """What a clock that is kept never does between two looks."""
-MOST_HEAD_BYTES = 16_384
 MOST_JUMPS = 10
 
 
@@ -113,8 +102,8 @@ class Gatherer:
             max_connections=connections[1],
             readings=readings,
             jumps=self._jumps,
-            registry=next((one.contact for one in contacts if one.contact.of == "registry"), None),
-            etcd=tuple(one.contact for one in contacts if one.contact.of == "etcd"),
+            registry=next((one for one in contacts if one.of == "registry"), None),
+            etcd=tuple(one for one in contacts if one.of == "etcd"),
             certificates=tuple(one.certificate for one in contacts if one.certificate is not None),
             own_certificate=self._loaded,
             disk_certificate=_certificate_in(self._sources.tls_dir),
@@ -145,9 +134,9 @@ class Gatherer:
         uplink = Kernel(self._sources.proc, {}).uplink() or "eth0"
         return firewall.drops(msgspec.json.decode(said), block=block, bridge=BRIDGE, uplink=uplink, others=self._others)
 
-    async def _contacts(self) -> tuple[Answer, ...]:
+    async def _contacts(self) -> tuple[Contact, ...]:
         sources = self._sources
-        asked: list[Awaitable[Answer]] = []
+        asked: list[Awaitable[Contact]] = []
         try:
             tls = client_context(sources.tls_dir) if sources.tls_dir is not None else None
         except LainError:
@@ -158,8 +147,8 @@ class Gatherer:
             except LainError:
                 credentials = None
             headers = {} if credentials is None else {"Authorization": _basic(credentials)}
-            asked.append(ask(Question("registry", sources.registry, "/v2/", headers), tls, self._clock))
-        asked += [ask(Question("etcd", member, "/version"), tls, self._clock) for member in sources.members]
+            asked.append(ask(Question("registry", sources.registry, "/v2/", headers), tls, clock=self._clock))
+        asked += [ask(Question("etcd", member, "/version"), tls, clock=self._clock) for member in sources.members]
         return tuple(await asyncio.gather(*asked))
 
 
@@ -301,87 +290,5 @@ def _certificate_in(directory: Path | None) -> Certificate | None:
     )
 
 
-# --- asking others ----------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What asking somebody told: that they are there, their time, their certificate."""
-
-    contact: Contact
-    reading: ClockReading | None = None
-    certificate: Certificate | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Whom to ask what. ``of``: what it is to us."""
-
-    of: str
-    address: str
-    path: str
-    headers: Mapping[str, str] = field(default_factory=dict)
-
-
-async def ask(question: Question, tls: ssl.SSLContext | None, clock: Callable[[], float]) -> Answer:
-    """One HTTP request on a connection of its own; only the head of the answer is read. Never raises for one that does not answer."""
-    of, address = question.of, question.address
-    try:
-        async with asyncio.timeout(CONTACT_SECONDS):
-            return await _ask(question, tls, clock)
-    except ssl.SSLCertVerificationError as error:
-        return Answer(Contact(of, address, error=f"its certificate: {error.verify_message}", certificate_refused=True))
-    except TimeoutError:
-        return Answer(Contact(of, address, error=f"no answer in {CONTACT_SECONDS:g} s"))
-    except ssl.SSLError as error:
-        return Answer(Contact(of, address, error=f"TLS: {error.reason or error}"))
-    except (OSError, ValueError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
-        return Answer(Contact(of, address, error=_refusal(error)))
-
-
-async def _ask(question: Question, tls: ssl.SSLContext | None, clock: Callable[[], float]) -> Answer:
-    of, address = question.of, question.address
-    host, _, port = address.rpartition(":")
-    host = host.strip("[]")
-    reader, writer = await asyncio.open_connection(
-        host, int(port), ssl=tls, server_hostname=host if tls is not None else None, limit=MOST_HEAD_BYTES
-    )
-    try:
-        shown = writer.get_extra_info("peercert") or {}
-        lines = [f"GET {question.path} HTTP/1.1", f"Host: {address}", "Connection: close", "User-Agent: lain-agent"]
-        lines += [f"{name}: {value}" for name, value in question.headers.items()]
-        sent = clock()
-        writer.write(("\r\n".join(lines) + "\r\n\r\n").encode())
-        await writer.drain()
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        received = clock()
-    finally:
-        writer.transport.abort()
-    status = int(head.split(None, 2)[1])
-    who = f"{of} at {address}"
-    date = next((line.partition(":")[2].strip() for line in head.split("\r\n") if line.lower().startswith("date:")), "")
-    told = email.utils.parsedate_to_datetime(date).timestamp() if date else None
-    return Answer(
-        Contact(of, address, status),
-        None if told is None else ClockReading(who, sent, received, told),
-        None if not shown else Certificate(f"the certificate of {who}", _time(shown["notBefore"]), _time(shown["notAfter"])),
-    )  # fmt: skip
-
-
-def _time(text: object) -> float:
-    return float(ssl.cert_time_to_seconds(str(text)))
-
-
-def _refusal(error: Exception) -> str:
-    if isinstance(error, ConnectionRefusedError):
-        return "connection refused: nothing listens there"
-    if isinstance(error, OSError):
-        return error.strerror or str(error) or type(error).__name__
-    return f"it answered something that is not HTTP: {error}"
-
-
 def _basic(credentials: Credentials) -> str:
     return "Basic " + base64.b64encode(f"{credentials.user}:{credentials.password}".encode()).decode()
-
-
-__all__ = ["ENGINE_DATA", "Answer", "Gatherer", "Kernel", "Question", "Sources", "ask"]
