@@ -59,6 +59,7 @@ class Settings:
     log_format: str = "json"
     error_level: str = "warn"
     wait_seconds: float = 30.0
+    stop_seconds: float = 0.5
     grace_seconds: float = 10.0
     binary: str = "nginx"
     user: str = "nobody"
@@ -248,6 +249,7 @@ class Supervisor:
         self._shared = Path(settings.shared)
         self._master: subprocess.Popen[bytes] | None = None
         self._stopping = False
+        self._patience_seconds = 0.0
 
     def run(self) -> int:
         """Supervise until SIGTERM, SIGINT or SIGQUIT; returns the exit status."""
@@ -347,20 +349,24 @@ class Supervisor:
         if self._master is not None and self._master.poll() is None:
             self._master.send_signal(number)
 
-    def _stop(self, _number: int, _frame: FrameType | None) -> None:
-        if self._stopping:
+    def _stop(self, number: int, _frame: FrameType | None) -> None:
+        """Nobody listens from here on. Who sends SIGQUIT has a successor that does; after SIGTERM one may wait for our end, so be quick."""
+        if self._stopping and number == signal.SIGQUIT:
             return
         self._stopping = True
+        self._patience_seconds = (
+            self._settings.grace_seconds if number == signal.SIGQUIT else self._settings.stop_seconds
+        )
         self._quit()
 
     def _quit(self) -> None:
         if self._master is None:
             return
-        say("stopping", grace_seconds=self._settings.grace_seconds)
+        say("stopping", grace_seconds=self._patience_seconds)
         with contextlib.suppress(ProcessLookupError):
             self._master.send_signal(signal.SIGQUIT)
         signal.signal(signal.SIGALRM, self._lose_patience)
-        signal.setitimer(signal.ITIMER_REAL, max(self._settings.grace_seconds, 0.001))
+        signal.setitimer(signal.ITIMER_REAL, max(self._patience_seconds, 0.001))
 
     def _lose_patience(self, _number: int, _frame: FrameType | None) -> None:
         if self._master is not None:

@@ -19,7 +19,7 @@ from typing import Any
 from lain_cli.config import Config
 from lain_cli.local import images
 from lain_cli.local.docker import CommandFailed, Docker
-from lain_cli.local.platform import PART_LABEL, SPEC_LABEL, Part, Site, parts, run_argv, spec_of
+from lain_cli.local.platform import PART_LABEL, SPEC_LABEL, Part, Site, parts, replacement, run_argv, spec_of
 from lain_cli.local.preflight import PORTS, choose_lan, choose_ports, port_is_free, taken_networks
 from lain_shared.errors import LainError, NotFound, Unavailable
 
@@ -292,7 +292,8 @@ class Cluster:
     def _parts_up(self) -> bool:
         node = self._require()
         address, ports = self._address(node), self._ports(node)
-        argvs = self._argvs(self._site(node))
+        site = self._site(node)
+        table, argvs = {part.name: part for part in parts(site)}, self._argvs(site)
         have = self._specs()
         settled = settlement(self.name, address, ports, time.time())
         stale = {name: argv for name, argv in argvs.items() if have.get(name) != spec_of(argv)}
@@ -304,8 +305,7 @@ class Cluster:
         for name, argv in argvs.items():
             if name in stale:
                 self.say(f"starting {name}" if name not in have else f"replacing {name}")
-                self.inside.succeeds("rm", "--force", f"lain-{name}")
-                self.inside.run(*argv)
+                self._in_node("sh", "-c", replacement(table[name], argv))
             elif name in restart:
                 self.inside.run("restart", f"lain-{name}")
             if name == "etcd":

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -52,6 +53,8 @@ class Part:
     needs: tuple[str, ...] = ()
     ready: tuple[str, ...] = ()
     """A command on the node that exits 0 once this part is ready."""
+    hands_over: bool = False
+    """On SIGQUIT it lets go of its ports at once, and ends what it has in hand after that: its successor starts meanwhile."""
 
     @property
     def container(self) -> str:
@@ -169,6 +172,7 @@ def parts(site: Site) -> tuple[Part, ...]:
             capabilities=("NET_BIND_SERVICE", "SETUID", "SETGID", "DAC_OVERRIDE", "CHOWN", "KILL"),
             tmpfs=("/tmp", "/run/lain-nginx", "/var/lib/nginx", "/var/log/nginx"),  # noqa: S108 - paths in the container
             ready=("docker", "exec", "lain-nginx", "python3", "/opt/lain/nginx/supervisor.py", "--check"),
+            hands_over=True,
         ),
     )
 
@@ -254,6 +258,35 @@ def run_argv(part: Part, image: str, image_id: str) -> tuple[str, ...]:
         image,
         *part.command,
     )
+
+
+def replacement(part: Part, argv: tuple[str, ...]) -> str:
+    """A shell script for the node: this part's container, made anew from ``argv`` (``run_argv``), takes the place of the one that runs.
+
+    The successor is made before the old one is told to stop, so a part is away for no longer than it takes to stop and to start. It may be
+    cut short anywhere and run again.
+    """
+    create = shlex.join(("docker", "create", *argv[2:]))
+    name, old = part.container, f"{part.container}-old"
+    stop, start = f"docker stop --time {part.stop_seconds} {old}", f"docker start {name}"
+    if part.hands_over:
+        stop = f"docker kill --signal QUIT {old} && {start} && timeout {part.stop_seconds} docker wait {old} || {start}"
+    else:
+        stop = f"{stop}; {start}"
+    return f"""set -e
+exists() {{ docker container inspect $1 >/dev/null 2>&1; }}
+if exists {name}; then
+  if exists {old}; then docker rm --force {old}; fi
+  docker rename {name} {old}
+fi
+{create}
+if exists {old}; then
+  {stop}
+  docker rm --force {old}
+else
+  {start}
+fi
+"""
 
 
 def spec_of(argv: Iterable[str]) -> str:

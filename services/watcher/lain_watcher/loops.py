@@ -29,6 +29,8 @@ PACE_SECONDS = 0.02
 """Passes begin no closer than this: what changes in between is one swap."""
 LOOK_SECONDS, HURRY_SECONDS = 1.0, 0.1
 """How often nginx is looked at; and while something drains, is being taken over, or nginx is absent."""
+GATE_SECONDS = 0.1
+"""How often the gate is looked at: an nginx whose container starts anew waits for it, and serves nobody meanwhile."""
 CERTIFICATE_SECONDS = 1.0
 BEHIND_SECONDS = 3.0
 """A swap takes milliseconds; workers that lag longer are a reason not to send traffic here."""
@@ -168,14 +170,12 @@ class Tables:
 class States:
     """Looks at nginx: is it there, which table do its workers serve from, what is in flight."""
 
-    def __init__(self, router: Router, folder: Folder, nginx: Nginx, *, on_behind: Callable[[], None]) -> None:
-        self._router, self._folder, self._nginx = router, folder, nginx
+    def __init__(self, router: Router, nginx: Nginx, *, on_behind: Callable[[], None]) -> None:
+        self._router, self._nginx = router, nginx
         self._on_behind = on_behind
 
     async def one_pass(self) -> float:
         router = self._router
-        if router.may_listen and self._folder.open_gate():
-            log.info("gate_opened")
         try:
             state = await self._nginx.state()
         except NginxSilent as error:
@@ -190,6 +190,19 @@ class States:
         ):
             self._on_behind()
         return LOOK_SECONDS if router.settled and not router.draining else HURRY_SECONDS
+
+
+class Gate:
+    """Opens the gate to an nginx whose container started anew, when there is a table good enough to start from."""
+
+    def __init__(self, router: Router, folder: Folder, *, on_open: Callable[[], None]) -> None:
+        self._router, self._folder, self._on_open = router, folder, on_open
+
+    async def one_pass(self) -> float:
+        if self._router.may_listen and self._folder.open_gate():
+            log.info("gate_opened")
+            self._on_open()
+        return GATE_SECONDS
 
 
 class CertificateFiles:

@@ -21,6 +21,7 @@ from lain_shared.loop import Loop, LoopMetrics
 from lain_shared.mirror import Mirror
 from lain_shared.model.config import Jwks, Token
 from lain_shared.model.route import Endpoints
+from lain_shared.model.traffic import OperationMark
 from lain_shared.records import Records
 from lain_shared.settings import read_settings
 from lain_shared.store import Store
@@ -29,6 +30,7 @@ from lain_shared.tokens import Verifier
 from lain_watcher import api, loops
 from lain_watcher.adapters.folder import Folder
 from lain_watcher.adapters.nginx import Nginx
+from lain_watcher.loss import Loss
 from lain_watcher.membership import After, Membership
 from lain_watcher.metrics import Metrics
 from lain_watcher.router import Router
@@ -92,15 +94,20 @@ async def assembled(settings: Settings, health: Health, store: Store, nginx: Ngi
     await files.one_pass()
     states = Loop(
         "nginx",
-        loops.States(router, folder, nginx, on_behind=tables.wake).one_pass,
+        loops.States(router, nginx, on_behind=tables.wake).one_pass,
         max_backoff_seconds=MAX_BACKOFF_SECONDS,
         metrics=loop_metrics,
     )
+    gate = Loop("gate", loops.Gate(router, folder, on_open=states.wake).one_pass, metrics=loop_metrics)
     certificates = Loop("certificates", files.one_pass, resync_seconds=loops.CERTIFICATE_SECONDS, metrics=loop_metrics)
+    marks = Mirror(Records(store, keys.OPERATION_MARKS, OperationMark), on_change=look)
+    loss = Loss(settings.router, store, nginx, marks, apps=router.routed_apps, metrics=metrics)
+    traffic = Loop("traffic", loss.one_pass, max_backoff_seconds=MAX_BACKOFF_SECONDS, metrics=loop_metrics)
     began = time.monotonic()
     metrics.heard_seconds.set_function(lambda: time.monotonic() - (endpoints.last_heard or began))
-    parts = (membership, After(membership.registered, endpoints), config, tokens, certificates, tables, states)
+    parts = (membership, After(membership.registered, endpoints), config, tokens, certificates, tables, states, gate)
     health.parts.extend(parts)
+    telling = (marks, traffic)  # a router that cannot tell what was lost serves all the same: it stays ready
     probes = Probes(
         ready=lambda: {**health.not_ready(), **loops.reasons(router, endpoints, settings.stale_seconds)},
         live=health.not_live,
@@ -113,7 +120,7 @@ async def assembled(settings: Settings, health: Health, store: Store, nginx: Ngi
     )
     yield Daemon(
         name="watcher",
-        parts=parts,
+        parts=(*parts, *telling),
         app=app,
         listen=settings.listen,
         port=settings.port,

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,48 @@ async def test_an_old_worker_still_tells_what_it_has_in_flight(
     staying.release.set()
     assert (await asking[1]).status == 200
     writer.close()
+
+
+async def test_a_successor_listens_while_the_old_one_ends_its_requests(
+    front: Front, backends: Callable[..., Any]
+) -> None:
+    """So `lain local up` upgrades it: SIGQUIT, and the next container started at once."""
+    (one,) = await backends("one")
+    await front.put(proc("hello", one))
+    front.box.settings["LAIN_NGINX_GRACE_SECONDS"] = "30"
+    front.box.write_table(encode(front.table(proc("hello", one))).text)
+    assert await asyncio.to_thread(front.box.stop) == 0
+    await asyncio.to_thread(front.box.start)
+    asking = asyncio.create_task(front.get("/slow"))
+    await eventually(lambda: one.waiting == 1)
+    assert front.box.process is not None
+    front.box.process.send_signal(signal.SIGQUIT)
+    run = {"LAIN_NGINX_RUN": str(front.box.root / "next")}
+    successor = replace(front.box, settings=front.box.settings | run, process=None)
+    try:
+        await asyncio.to_thread(successor.start)
+        assert front.box.process.poll() is None, "the old one waits for its request"
+        assert (await front.get("/")).status == 200
+        one.release.set()
+        assert (await asking).status == 200
+        assert await asyncio.to_thread(front.box.process.wait, 10) == 0
+        assert successor.answers(), "the old one's end takes nothing from its successor"
+        assert (await front.get("/")).status == 200
+    finally:
+        await asyncio.to_thread(successor.stop)
+
+
+async def test_a_stop_without_a_successor_is_quick(front: Front, backends: Callable[..., Any]) -> None:
+    """Nobody listens while it ends its requests: `docker restart` waits for that before it starts the next."""
+    (one,) = await backends("one")
+    await front.put(proc("hello", one))
+    asking = asyncio.create_task(front.get("/slow"))
+    await eventually(lambda: one.waiting == 1)
+    began = time.monotonic()
+    assert await asyncio.to_thread(front.box.stop) == 0
+    assert time.monotonic() - began < 5, "not the grace of 10 s"
+    with pytest.raises(OSError):
+        await asking
 
 
 def test_it_listens_only_when_the_watcher_says_so(nginx_box: NginxBox) -> None:

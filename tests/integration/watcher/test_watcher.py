@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import signal
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable
@@ -439,7 +440,7 @@ async def test_an_nginx_that_ends_its_last_requests_is_not_absent(
     await eventually(lambda: old.waiting == 1)
     before = await watched.applied(await watched.put("hello", new, draining=(endpoint(old),)))
     assert before.busy == (old.address,)
-    stopping = asyncio.create_task(asyncio.to_thread(box.stop))
+    stopping = asyncio.create_task(asyncio.to_thread(box.stop, signal.SIGQUIT))
 
     async def why() -> str:
         return str((await watched.api("GET", "/readyz"))[1]["reasons"].get("nginx", ""))
