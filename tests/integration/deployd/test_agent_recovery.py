@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from lain_shared import keys
+from lain_shared import conditions, keys
+from lain_shared.model.node import ConditionStatus
 from lain_shared.model.pod import Observed, PodState, ProcType
 from lain_shared.model.route import Endpoint, Endpoints, RouterMember, RouterState
 from lain_shared.records import Records
@@ -134,6 +135,39 @@ async def test_the_engines_restart_restarts_no_container(fresh: Bench) -> None:
         assert await fresh.see(pod) == before
         fresh.engine.docker("kill", str(pod))
         await fresh.until(pod, PodState.RUNNING, ready=True, restarts=1)  # and events are heard again
+
+
+async def test_an_agent_that_starts_beside_a_dead_engine_says_so(fresh: Bench) -> None:
+    async with fresh.agent():
+        await eventually(lambda: _reachable(fresh), what="the node says what it has")
+    fresh.engine.stop_daemon()
+    async with fresh.agent():
+        await eventually(lambda: _unreachable(fresh), what="the node says its Engine is away")
+        stored = await fresh.states.get(NODE)
+        assert stored is not None and stored.value.cpus >= 1, "what the node has is as it was"
+        found = {one.type: one.status for one in stored.value.conditions}
+        assert found[conditions.ENGINE_UNREACHABLE] is ConditionStatus.TRUE
+        assert found[conditions.LIVE_RESTORE_OFF] is ConditionStatus.UNKNOWN
+        fresh.engine.start_daemon()
+        await eventually(lambda: _reachable(fresh), what="the node says its Engine is back")
+
+
+async def test_an_agents_restart_never_says_that_a_living_engine_is_away(bench: Bench) -> None:
+    async with bench.agent():
+        await eventually(lambda: _reachable(bench), what="the node says what it has")
+    since, said = memory(bench).revision, list[bool]()
+
+    async def watch() -> None:
+        async for batch in memory(bench).watch(keys.NODES_STATE.key(NODE), start_revision=since + 1):
+            for change in batch.items:
+                said.append(bench.states.decode(change.key, change.value or b"").engine_reachable)
+
+    watching = asyncio.create_task(watch())
+    async with bench.agent() as agent:
+        await eventually(lambda: all(part.ready for part in agent.parts), what="everything was looked at")
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert False not in said
 
 
 async def _unreachable(bench: Bench) -> tuple[str, ...]:

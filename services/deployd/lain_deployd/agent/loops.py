@@ -165,19 +165,24 @@ class EngineWatch:
 
 
 class Observing:
-    """One pass of the loop that makes ``observed/<node>/`` equal to the keeper's report. Several writes at once, none twice."""
+    """One pass of the loop that makes ``observed/<node>/`` equal to the keeper's report. Several writes at once, none twice.
 
-    def __init__(self, store: Store, keeper: Keeper) -> None:
+    What stands there is read again every ``verify_seconds``: somebody may have deleted it, or put a store back that is older.
+    """
+
+    def __init__(self, store: Store, keeper: Keeper, *, verify_seconds: float = 30.0) -> None:
         self._records = Records(store, keys.OBSERVED, Observed)
         self._store = store
         self._keeper = keeper
+        self._verify_seconds = verify_seconds
+        self._read_at = 0.0
         self._written: dict[str, bytes] | None = None
         self.current = False
         """``observed`` says what is, as of the last pass; or it says nothing, and so nothing that is no more."""
         self.on_current: Callable[[], None] = lambda: None
 
     async def one_pass(self) -> float | None:
-        if self._written is None:
+        if self._written is None or time.monotonic() - self._read_at >= self._verify_seconds:
             await self._read()
         if not self._keeper.told or self._written is None:
             if not self._written:
@@ -206,6 +211,7 @@ class Observing:
 
     async def _read(self) -> None:
         listing = await self._store.list(self._records.family.under(self._keeper.node))
+        self._read_at = time.monotonic()
         self._written = {entry.key: entry.value for entry in listing.entries}
         seen: list[Observed] = []
         for entry in listing.entries:
@@ -214,7 +220,6 @@ class Observing:
             except BadRecord as error:
                 log.error("record_unreadable", key=entry.key, error=str(error))
         self._keeper.seed(seen)
-        self._keeper.wake()
 
     async def _put(self, gate: asyncio.Semaphore, key: str, value: bytes) -> None:
         async with gate:
@@ -303,7 +308,7 @@ class Surroundings:
 
 
 class NodeReport:
-    """One pass of the loop that keeps the address block, ``nodes-state/<node>`` and the disk."""
+    """One pass of the loop that keeps the address block, ``nodes-state/<node>`` (read again as ``Observing`` does) and the disk."""
 
     def __init__(
         self,
@@ -323,8 +328,10 @@ class NodeReport:
         unreadable: Callable[[], Mapping[str, str]],
         version: str,
         clock: Callable[[], float] = time.time,
+        verify_seconds: float = 30.0,
     ) -> None:
         self._records = Records(store, keys.NODES_STATE, NodeState)
+        self._verify_seconds = verify_seconds
         self._keeper, self._watch, self._blocks, self._images, self._cluster = keeper, watch, blocks, images, cluster
         self.machine: Machine | None = None
         """What was found on the node when somebody last looked."""
@@ -338,16 +345,12 @@ class NodeReport:
         self._unreadable = unreadable
         self._soon_seconds = SOON_SECONDS
         self._written: NodeState | None = None
-        self._read = False
+        self._read_at: float | None = None
 
     async def one_pass(self) -> float | None:
+        if self._read_at is None or time.monotonic() - self._read_at >= self._verify_seconds:
+            await self._read()
         network_trouble = await self._block()
-        if not self._read:
-            stored = await self._records.get(self._keeper.node)
-            self._written = None if stored is None else stored.value
-            named = () if stored is None else stored.value.volumes
-            self._learn_volumes(named)
-            self._read = True
         await self.look_at_volumes()
         await self._clear_images()
         state = self._state(network_trouble)
@@ -360,6 +363,18 @@ class NodeReport:
             return SHORTAGE_LOOK_SECONDS if state.free_addresses < FEW_ADDRESSES else None
         self._soon_seconds = min(self._soon_seconds * 1.5, MAX_SOON_SECONDS)
         return self._soon_seconds
+
+    async def _read(self) -> None:
+        try:
+            stored = await self._records.get(self._keeper.node)
+        except BadRecord as error:
+            log.error("record_unreadable", key=self._records.family.key(self._keeper.node), error=str(error))
+            stored = None
+        self._written = None if stored is None else stored.value
+        if self._read_at is None:  # later it names what has been given up since
+            self._learn_volumes(() if stored is None else stored.value.volumes)
+            self._keeper.knows_volumes()
+        self._read_at = time.monotonic()
 
     async def _block(self) -> str:
         """Claim the block and keep its network; returns why that is not possible, "" when it is."""
@@ -409,6 +424,8 @@ class NodeReport:
 
     def _state(self, network_trouble: str) -> NodeState | None:
         """What to publish; None: nothing is known of this machine yet, by way of its Engine."""
+        if self._watch.info is None and not self._watch.trouble:
+            return None  # not asked yet: an agent that starts says nothing of an Engine that may be well
         known = self._known(network_trouble)
         conditions = carry_over(
             () if self._written is None else self._written.conditions, judge(known, self.machine), known.now
@@ -445,7 +462,7 @@ class NodeReport:
         return Known(
             node=self._keeper.node,
             now=self._clock(),
-            engine_trouble=None if watch.reachable else watch.trouble or "it has not answered yet",
+            engine_trouble=None if watch.reachable else watch.trouble or "it went away",
             live_restore=watch.info is None or watch.info.live_restore,
             network_trouble=network_trouble,
             address_problems=self._address_problems(),
