@@ -14,9 +14,11 @@ from lain_deployd.agent.spec import Place, container_of
 from lain_deployd.testing import FakeEngine
 from lain_shared import keys
 from lain_shared.model.config import ClusterConfig
-from lain_shared.model.pod import PodState
+from lain_shared.model.node import NodeState
+from lain_shared.model.pod import Observed, PodId, PodState, ProcType, Volume
 from lain_shared.records import Records
-from lain_shared.testing import MemoryStore
+from lain_shared.store import Entry
+from lain_shared.testing import MemoryStore, eventually
 from tests.integration.deployd.test_agent_whole import MIB, Node, order
 
 
@@ -116,3 +118,81 @@ async def test_a_container_taken_over_keeps_the_address_it_was_made_with(node: N
     async with node.agent():
         seen = await node.until(await node.give(wanted), PodState.RUNNING, ready=True)
         assert seen.address == "172.20.1.77"
+
+
+class SlowToTell(MemoryStore):
+    """Takes its time to say what a node has."""
+
+    async def get(self, key: str) -> Entry | None:
+        if key.startswith(keys.NODES_STATE.prefix):
+            await asyncio.sleep(0.3)
+        return await super().get(key)
+
+
+async def test_a_volume_is_not_begun_anew_before_it_is_known_what_was_here(tmp_path: Path, engine: Unruly) -> None:
+    """The machine was installed anew: its disk remembers nothing, only the store knows that the instance had data."""
+    node = Node(tmp_path, SlowToTell(), engine)
+    state = NodeState("n1", 1, 1 << 30, 0, 10**10, 10**10, "20.10", volumes=("hello.web-1",))
+    await Records(node.store, keys.CONFIG, ClusterConfig).put(ClusterConfig("test", "lain.localhost"), "cluster")
+    await Records(node.store, keys.NODES_STATE, NodeState).put(state, "n1")
+    await engine.ensure_network("lain", "172.20.1.0/24", "lain0")
+    pod = await node.give(order(volumes=(Volume("/data"),)))
+    before = Observed("hello", "web", 1, pod.generation, PodState.RUNNING, 1, address="172.20.1.9")
+    await Records(node.store, keys.OBSERVED, Observed).put(before, "n1", str(pod))
+    async with node.agent():
+        seen = await node.until(pod, PodState.FAILED)
+        assert seen.evidence is not None and seen.evidence.reason == "volume_missing"
+        assert "create" not in engine.calls and not (tmp_path / "volumes/hello").exists()
+
+
+@pytest.mark.parametrize("code", [0, 1])
+async def test_what_ended_for_good_is_not_run_again_though_nothing_of_it_is_left(
+    node: Node, engine: Unruly, code: int
+) -> None:
+    """Neither the agent's memory nor the container: ``observed`` still says that the migration was run."""
+    wanted = order(kind=ProcType.ONESHOT, command=("sh", "-c", f"exit {code}"))
+    async with node.agent():
+        pod = await node.give(wanted)
+        await eventually(lambda: _ended(node, pod), timeout_seconds=20, what="it has ended for good")
+    for container in await engine.containers({}):
+        await engine.remove(container.id)
+    (node.directory / "state/agent.json").unlink()
+    made = engine.calls["create"]
+    async with node.agent():
+        await node.until(await node.give(order(2)), PodState.RUNNING)
+        await node.until(pod, PodState.EXITED, exit_code=code)
+        assert engine.calls["create"] == made + 1
+
+
+async def _ended(node: Node, pod: PodId) -> bool:
+    seen = await node.see(pod)
+    return seen is not None and seen.state is PodState.EXITED
+
+
+async def test_what_somebody_deleted_or_put_back_is_said_again(node: Node, engine: Unruly) -> None:
+    """Keys deleted by hand, a store restored from yesterday: what stands there is looked at, not only what was written."""
+    async with node.agent(resync_seconds=0.2):
+        pod = await node.give(order(1))
+        before = await node.until(pod, PodState.RUNNING, ready=True)
+        gone = order(2)
+        stale = replace(before, instance=2)
+        state = Records(node.store, keys.NODES_STATE, NodeState)
+        await eventually(lambda: state.get("n1"), what="nodes-state")
+        await node.store.delete(keys.OBSERVED.key("n1", str(pod)))
+        await node.store.delete(keys.NODES_STATE.key("n1"))
+        await Records(node.store, keys.OBSERVED, Observed).put(stale, "n1", str(gone.pod))
+        await node.until(pod, PodState.RUNNING, ready=True)
+        await eventually(lambda: state.get("n1"), what="nodes-state again")
+        await eventually(lambda: _is_gone(node, gone.pod), what="what is not here is not said to be")
+
+
+async def _is_gone(node: Node, pod: PodId) -> bool:
+    return await node.see(pod) is None
+
+
+async def test_a_state_that_a_newer_agent_wrote_does_not_silence_an_older_one(node: Node) -> None:
+    await node.store.put(keys.NODES_STATE.key("n1"), b'{"v":99}')
+    async with node.agent():
+        await node.until(await node.give(order(1)), PodState.RUNNING)
+        state = Records(node.store, keys.NODES_STATE, NodeState)
+        await eventually(lambda: state.get("n1"), what="nodes-state")

@@ -27,7 +27,7 @@ from lain_deployd.agent.plan import (
 )
 from lain_deployd.agent.pods import LABEL_NODE, LABEL_POD, Create, Forget, Ground, Health, Memory, NoteExit, Order, View
 from lain_deployd.agent.probes import Prober, Target
-from lain_shared.model.pod import Observed, PodId, ProcType
+from lain_shared.model.pod import Observed, PodId, PodState, ProcType
 
 log = structlog.get_logger()
 
@@ -96,6 +96,7 @@ class Keeper:
         self.saved = saved or Saved()
         self.remembers = saved is not None
         """There is a picture from before this process."""
+        self._volumes_known = saved is not None
         self._restore(self.saved)
 
     # --- what was known before ----------------------------------------------------------------------------------------
@@ -112,12 +113,15 @@ class Keeper:
             return
         for seen in observed:
             pod = seen.pod
+            done = seen.exit_code if seen.state is PodState.EXITED else None  # what ended for good is not run again
             self.memory.setdefault(
-                pod, Memory(address=seen.address, restarts=seen.restarts, evidence=seen.evidence, error=seen.error)
-            )
+                pod, Memory(address=seen.address, restarts=seen.restarts, evidence=seen.evidence, error=seen.error,
+                            done_exit_code=done),
+            )  # fmt: skip
             if seen.started_at is not None:
                 self.health.setdefault(pod, Health(seen.started_at, seen.ready, seen.ready_at))
         self.remembers = True
+        self.wake()
 
     # --- what others tell ---------------------------------------------------------------------------------------------
 
@@ -189,6 +193,12 @@ class Keeper:
             self.saved = replace(self.saved, volumes=tuple(sorted({*self.saved.volumes, instance})))
             self.on_volumes()
 
+    def knows_volumes(self) -> None:
+        """``has_volume`` was told of all that the store says this node has: before, what looks new may have data that is gone."""
+        if not self._volumes_known:
+            self._volumes_known = True
+            self.wake()
+
     def used_images(self, used: Mapping[str, float]) -> None:
         self.saved = replace(self.saved, images=used)
 
@@ -207,6 +217,8 @@ class Keeper:
             return None  # the Engine's watch wakes us
         if not (self.whole or self.remembers):
             return None  # neither store nor disk said anything yet: whoever hears first wakes us
+        if not self._volumes_known:
+            return None
         await self._look_again()
         now = self._clock()
         used = {memory.address for memory in self.memory.values()}

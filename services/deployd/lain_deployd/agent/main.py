@@ -111,14 +111,14 @@ def assembled(
         "resync_seconds": settings.resync_seconds, "max_backoff_seconds": 1.0, "metrics": loop_metrics,
     }  # fmt: skip
     pods = Loop("passes", keeper.one_pass, **often)
-    observing = loops.Observing(store, keeper)
+    observing = loops.Observing(store, keeper, verify_seconds=settings.resync_seconds)
     observed = Loop("observed", observing.one_pass, **often)
     report = loops.NodeReport(
         store, keeper, watch, blocks=blocks, images=images, cluster=partial(_cluster, config), root=settings.volumes_root,
         registry=settings.registry, reserved_memory_bytes=settings.reserved_memory_bytes,
         disk_high_percent=settings.disk_high_percent, free_addresses=free_addresses,
         address_problems=lambda: surroundings.problems(keeper.book), version=version("lain-deployd"),
-        unreadable=lambda: {**assignments.bad, **endpoints.bad}, clock=clock,
+        unreadable=lambda: {**assignments.bad, **endpoints.bad}, clock=clock, verify_seconds=settings.resync_seconds,
     )  # fmt: skip
     states = Loop("node", report.one_pass, **often)
     gatherer = Gatherer(
