@@ -56,7 +56,7 @@ LAIN_SECTIONS: Mapping[str, Section] = {
         "explain": (_C + "apps:explain", "Why is it not well, and what to do."),
         "logs": (_C + "streams:logs", "Output of an instance."),
         "exec": (_C + "streams:exec_", "Run a command inside an instance."),
-        "history": (_C + "apps:history", "What was done to the app, by whom, how it ended."),
+        "history": (_C + "history:history", "What was done to the app, by whom, how it ended."),
         "versions": (_C + "apps:versions", "Versions in the cluster's registry."),
         "open": (_C + "apps:open_", "Open the app in a browser."),
     },

@@ -1,4 +1,4 @@
-"""Looking at apps: registration, state, versions, history, explanation, address."""
+"""Looking at apps: registration, state, versions, explanation, address."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from lain_shared.errors import Conflict, LainError, NotFound
 
 if TYPE_CHECKING:
     from lain_sdk.api_types import AppView, ExplainView, ProcView, RouteView
-    from lain_shared.model.app import HistoryRecord
     from lain_shared.model.status import InstanceStatus
 
 GOOD = {"stable", "done", "succeeded", "deployed", "running", "ok"}
@@ -234,36 +233,6 @@ def versions(run: Run, app: str | None) -> None:
         screen.table(columns(Column("VERSION", least=20), "COMMITTED", "NOTE"), rows)
 
     run.show(view, pretty)
-
-
-@command("history", examples=("lain history", "lain history --app hello -n 5"))
-@app_argument
-@click.option("-n", "--number", type=click.IntRange(1), default=20, show_default=True, help="Operations to show.")
-def history(run: Run, app: str | None, number: int) -> None:
-    """What was done to the app, by whom, and how it ended; newest first."""
-    name = run.app(app)
-    records = run.call(lambda console: console.history(name))[:number]
-
-    def pretty(screen: Screen) -> None:
-        if not records:
-            screen.line(f"nothing was done to {name} yet")
-            return
-        head = columns(
-            "WHEN", "WHAT", Column("REL", right=True), "VERSION", "OUTCOME", "TOOK", "WHO", Column("NOTE", least=16)
-        )
-        rows: list[list[str | Cell]] = [_history_row(record) for record in records]
-        screen.table(*without_empty(head, rows))
-
-    run.show(records, pretty)
-
-
-def _history_row(record: HistoryRecord) -> list[str | Cell]:
-    note = record.failure.message if record.failure else ""
-    took = duration(record.ended_at - record.started_at)
-    return [
-        when(record.started_at), str(record.kind), str(record.release or "-"), short_version(record.meta_version),
-        styled(str(record.outcome)), took, record.who, note,
-    ]  # fmt: skip
 
 
 @command("explain", examples=("lain explain", "lain explain --app hello -o json"))

@@ -28,7 +28,7 @@ from lain_sdk.api_types import (
     WhoamiView,
 )
 from lain_shared.errors import Conflict, Denied, NotFound, Refused, Unauthenticated, Unavailable
-from lain_shared.model.app import AppState, OperationKind, Outcome
+from lain_shared.model.app import AppState, OperationKind, Outcome, Step
 from lain_shared.model.pod import Overrides, ProcType
 from lain_shared.model.status import ProcPhase
 from tests.fixtures.cli import TOKEN, FakeConsole, Lain
@@ -411,6 +411,31 @@ def test_pages_fit_their_terminal(here: Lain, console: FakeConsole, width: int) 
         plain = "".join(done.out.split("\x1b[0m"))
         lines = [line if "\x1b[" not in line else _plain(line) for line in plain.splitlines()]
         assert done.code == 0 and max(map(len, lines)) <= width, words
+
+
+def test_history_of_a_release_shows_where_the_time_went(here: Lain, console: FakeConsole) -> None:
+    spent = {"ready": 2.5, "plan": 0.125, "pull": 1.0, "start": 0.5, "route": 0.075, "drain": 0.0}
+    steps = (Step(views.AT, "deploy of release 2"), Step(views.AT, "web serves: 1 ready at release 2"))
+    deployed = views.record(step_seconds=spent, steps=steps)
+    console.answers["GET", APP + "history/"] = [deployed, views.record(release=1, failure=views.failure())]
+    shown = here("history", "2").out
+    assert "web serves: 1 ready at release 2" in shown and "KeyError" not in shown
+    rows = [
+        line.split()[:2] for line in shown.splitlines() if line.split()[:1] and line.split()[0] in {*spent, "waited"}
+    ]
+    assert rows == [
+        ["plan", "0.12"],
+        ["pull", "1.00"],
+        ["start", "0.50"],
+        ["ready", "2.50"],
+        ["route", "0.07"],
+        ["waited", "4.20"],
+    ]
+    assert here("history", "hello", "2", "-o", "json").json()[0]["step_seconds"] == spent
+    failed = here("history", "1").out
+    assert "KeyError: 'DB'" in failed and "WHERE THE TIME WENT" not in failed
+    missing = here("history", "9")
+    assert missing.code == 1 and "nothing is known of release 9" in missing.err
 
 
 def _plain(line: str) -> str:
