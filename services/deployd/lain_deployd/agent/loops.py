@@ -376,18 +376,6 @@ class NodeReport:
             self._keeper.knows_volumes()
         self._read_at = time.monotonic()
 
-    async def _read(self) -> None:
-        try:
-            stored = await self._records.get(self._keeper.node)
-        except BadRecord as error:
-            log.error("record_unreadable", key=self._records.family.key(self._keeper.node), error=str(error))
-            stored = None
-        self._written = None if stored is None else stored.value
-        if self._read_at is None:  # later it names what has been given up since
-            self._learn_volumes(() if stored is None else stored.value.volumes)
-            self._keeper.knows_volumes()
-        self._read_at = time.monotonic()
-
     async def _block(self) -> str:
         """Claim the block and keep its network; returns why that is not possible, "" when it is."""
         try:
