@@ -13,19 +13,23 @@ import json
 import tarfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from pathlib import Path
 from typing import Any
 
 import aiohttp
 import msgspec
+import structlog
 from aiodocker import Docker, DockerError
 
 from lain_deployd.adapters import docker_json
+from lain_deployd.adapters.containerd import Containerd, sockets_beside
 from lain_deployd.agent.engine import (
     AddressTaken,
     BadLimits,
     Container,
     ContainerNameTaken,
     ContainerSpec,
+    ContainerState,
     Credentials,
     EngineEvent,
     EngineInfo,
@@ -45,6 +49,8 @@ from lain_deployd.agent.engine import (
 )
 from lain_shared.errors import LainError
 
+log = structlog.get_logger()
+
 CALL_SECONDS = 30.0
 STALLED_PULL_SECONDS = 300.0
 MAX_FILE_BYTES = 1024 * 1024
@@ -52,6 +58,7 @@ MAX_EXEC_OUTPUT_BYTES = 4096
 PARALLEL_INSPECTS = 32
 CANNOT_CONNECT = 900
 """aiodocker's own status for an Engine that does not answer."""
+AT_REST = (ContainerState.CREATED, ContainerState.EXITED, ContainerState.DEAD)
 STREAM = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
 STARTING = aiohttp.ClientTimeout(total=120.0)
 """Creating, starting and removing wait for disks and other containers."""
@@ -76,18 +83,28 @@ class _Client(Docker):
 
 
 class DockerEngine:
-    """One Docker Engine behind its unix socket."""
+    """One Docker Engine behind its unix socket, and the containerd it works with."""
 
-    def __init__(self, client: Docker) -> None:
+    def __init__(self, client: Docker, containerd: Containerd) -> None:
         self._client = client
+        self._containerd = containerd
+        self._made: set[str] = set()
+        """Made by us and never told to start: the Engine cannot have lost track of these."""
 
     @classmethod
     @asynccontextmanager
-    async def connect(cls, socket: str) -> AsyncIterator[DockerEngine]:
-        """An Engine at the unix socket of that path. Nothing is asked of it yet: it may be down."""
+    async def connect(cls, socket: str, *, containerd: str = "") -> AsyncIterator[DockerEngine]:
+        """An Engine at the unix socket of that path. Nothing is asked of it yet: it may be down.
+
+        ``containerd``: its containerd's socket; "": looked for beside the Engine's.
+        """
         timeout = aiohttp.ClientTimeout(total=CALL_SECONDS, sock_connect=5.0)
+        beneath = Containerd((Path(containerd),) if containerd else sockets_beside(socket))
         async with _Client(url=f"unix://{socket}", timeout=timeout) as client:
-            yield cls(client)
+            try:
+                yield cls(client, beneath)
+            finally:
+                await beneath.close()
 
     # --- the Engine itself --------------------------------------------------------------------------------------------
 
@@ -151,11 +168,24 @@ class DockerEngine:
             made = await self._client._query_json(
                 "containers/create", "POST", params={"name": spec.name}, data=docker_json.create(spec), timeout=STARTING
             )
+        self._made.add(str(made["Id"]))
         return str(made["Id"])
 
     async def start(self, container: str) -> None:
+        if container in self._made:
+            self._made.discard(container)
+        else:
+            await self._end_what_is_left(container)
         with translated(f"container {container} cannot be started"):
             await self._post(f"containers/{container}/start", timeout=STARTING)
+
+    async def _end_what_is_left(self, container: str) -> None:
+        """Of a container that does not run, the Engine says: what containerd has of it since the Engine died while starting it."""
+        if not await self._containerd.knows(container):
+            return
+        found = await self.container(container)
+        if (found is None or found.state in AT_REST) and await self._containerd.forget(container):
+            log.warning("lost_process_ended", container=container[:12])
 
     async def stop(self, container: str, timeout_seconds: int) -> None:
         with translated(f"container {container} cannot be stopped"), _gone_is_fine():
@@ -167,6 +197,8 @@ class DockerEngine:
             await self._post(f"containers/{container}/kill")
 
     async def remove(self, container: str) -> None:
+        self._made.discard(container)
+        await self._end_what_is_left(container)
         try:
             with translated(f"container {container} cannot be removed"), _gone_is_fine():
                 await self._call("DELETE", f"containers/{container}", {"force": True, "v": True}, timeout=STARTING)

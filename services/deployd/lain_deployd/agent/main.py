@@ -55,7 +55,7 @@ async def agent(settings: Settings, health: Health) -> AsyncIterator[Daemon]:
     settings.check()
     async with (
         EtcdStore.connect(settings.etcd, tls_dir=settings.tls_dir) as store,
-        DockerEngine.connect(settings.docker) as engine,
+        DockerEngine.connect(settings.docker, containerd=settings.containerd) as engine,
     ):
         yield assembled(settings, health, store, engine, members_of_etcd=settings.etcd)
 

@@ -31,6 +31,8 @@ class Settings:
     log_level: str = "info"
     docker: str = "/var/run/docker.sock"
     """The Engine's unix socket."""
+    containerd: str = ""
+    """Its containerd's; "": looked for beside the Engine's."""
     state_dir: Path = Path("/var/lib/lain/agent")
     volumes_root: Path = Path("/var/lib/lain/volumes")
     """The same path on the node and, if the agent is a container, in it."""
