@@ -424,8 +424,8 @@ class NodeReport:
 
     def _state(self, network_trouble: str) -> NodeState | None:
         """What to publish; None: nothing is known of this machine yet, by way of its Engine."""
-        if self._watch.info is None and not self._watch.trouble:
-            return None  # not asked yet: an agent that starts says nothing of an Engine that may be well
+        if not self._watch.reachable and not self._watch.trouble:
+            return None  # not met yet: an agent that starts says nothing of an Engine that may be well
         known = self._known(network_trouble)
         conditions = carry_over(
             () if self._written is None else self._written.conditions, judge(known, self.machine), known.now
@@ -462,7 +462,7 @@ class NodeReport:
         return Known(
             node=self._keeper.node,
             now=self._clock(),
-            engine_trouble=None if watch.reachable else watch.trouble or "it went away",
+            engine_trouble=None if watch.reachable else watch.trouble,
             live_restore=watch.info is None or watch.info.live_restore,
             network_trouble=network_trouble,
             address_problems=self._address_problems(),
