@@ -290,7 +290,15 @@ class Supervisor:
                 return
             time.sleep(0.05)
 
+    def _await_turn(self) -> None:
+        """Wait while another nginx serves from this folder: with its control socket taken away it would serve an old table for good."""
+        if _answers(self._shared):
+            say("waiting_for_another_nginx", socket=str(self._shared / "control.sock"))
+        while not self._stopping and _answers(self._shared):
+            time.sleep(0.02)
+
     def _one_life(self, config: Path) -> int:
+        self._await_turn()
         lock = self._lock()
         if lock is None:
             return 0
@@ -372,6 +380,19 @@ class Supervisor:
         if self._master is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._master.send_signal(signal.SIGTERM)
+
+
+def _answers(shared: Path) -> bool:
+    """Some process listens on the control socket."""
+    with socket.socket(socket.AF_UNIX) as door:
+        door.settimeout(1)
+        try:
+            door.connect(str(shared / "control.sock"))
+        except (TimeoutError, BlockingIOError):  # it is busy
+            return True
+        except OSError:
+            return False
+    return True
 
 
 def check(settings: Settings) -> int:

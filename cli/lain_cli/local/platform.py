@@ -268,11 +268,16 @@ def replacement(part: Part, argv: tuple[str, ...]) -> str:
     """
     create = shlex.join(("docker", "create", *argv[2:]))
     name, old = part.container, f"{part.container}-old"
-    stop, start = f"docker stop --time {part.stop_seconds} {old}", f"docker start {name}"
+    start = f"docker start {name}"
     if part.hands_over:
-        stop = f"docker kill --signal QUIT {old} && {start} && timeout {part.stop_seconds} docker wait {old} || {start}"
+        swap = (
+            f"docker update --restart no {old}",
+            f"docker kill --signal QUIT {old} || true",
+            start,
+            f"timeout {part.stop_seconds} docker wait {old} || true",
+        )
     else:
-        stop = f"{stop}; {start}"
+        swap = (f"docker stop --time {part.stop_seconds} {old}", start)
     return f"""set -e
 exists() {{ docker container inspect $1 >/dev/null 2>&1; }}
 if exists {name}; then
@@ -281,7 +286,7 @@ if exists {name}; then
 fi
 {create}
 if exists {old}; then
-  {stop}
+  {"; ".join(swap)}
   docker rm --force {old}
 else
   {start}

@@ -160,6 +160,30 @@ async def test_a_successor_listens_while_the_old_one_ends_its_requests(
         await asyncio.to_thread(successor.stop)
 
 
+async def test_a_second_nginx_takes_nothing_from_the_first(front: Front, backends: Callable[..., Any]) -> None:
+    """It waits for its turn: with its control socket gone, an nginx would serve an old table for ever."""
+    (one,) = await backends("one")
+    await front.put(proc("hello", one))
+    front.box.write_table(encode(front.table(proc("hello", one))).text)
+    run = {"LAIN_NGINX_RUN": str(front.box.root / "next")}
+    second = replace(front.box, settings=front.box.settings | run, process=None)
+    first = (await front.state()).boot_id
+    try:
+        second.start(wait=False)
+        await eventually(lambda: "waiting_for_another_nginx" in second.said)
+        assert (await front.state()).boot_id == first
+        assert await asyncio.to_thread(front.box.stop) == 0
+
+        async def took_over() -> bool:
+            state = await front.nginx.state()
+            return state is not None and state.boot_id != first
+
+        await eventually(took_over, 5, "the second one's turn")
+        assert (await front.get("/")).status == 200
+    finally:
+        await asyncio.to_thread(second.stop)
+
+
 async def test_a_stop_without_a_successor_is_quick(front: Front, backends: Callable[..., Any]) -> None:
     """Nobody listens while it ends its requests: `docker restart` waits for that before it starts the next."""
     (one,) = await backends("one")
