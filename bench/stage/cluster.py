@@ -3,23 +3,65 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from bench.report import Proof
-from tests.fixtures.cluster import App, LocalCluster, isolated_cluster
+from lain_cli.local.images import PLATFORM
+from lain_cli.local.platform import Site, parts, replacement, run_argv
+from tests.fixtures.cluster import App, LocalCluster, isolated_cluster, wait_until
 
+NODE = "n1"
 APPS = Path(__file__).parent / "apps"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Stage:
     """A running cluster, and a folder for the repositories of the apps that go on it."""
 
     cluster: LocalCluster
     folder: Path
+    port: int = 80
+    """The router's, at ``address``."""
+
+    @cached_property
+    def address(self) -> str:
+        """The node's own, as another machine on its network reaches it: no port forwarder of this machine's Engine stands between."""
+        form = "{{range .NetworkSettings.Networks}}{{.IPAddress}}{{end}}"
+        return self.cluster.run("docker", "inspect", "--format", form, self.cluster.container).out.strip()
+
+    def docker(self, *words: str) -> str:
+        """A command to the node's Engine; what it said."""
+        return self.cluster.on_node("docker", *words).out.strip()
+
+    def engine_events(self, since: float, app: str) -> dict[str, float]:
+        """What the node's Engine did to containers of ``app`` since then: action → when first, in unix seconds."""
+        found: dict[str, float] = {}
+        said = self.docker(
+            "events", "--since", f"{since:.9f}", "--until", "0s", "--filter", "type=container", "--format", "{{json .}}"
+        )
+        for line in said.splitlines():
+            event = json.loads(line)
+            if event["Actor"]["Attributes"].get("name", "").startswith(f"{app}."):
+                found.setdefault(event["Action"], event["timeNano"] / 1e9)
+        return found
+
+    def upgrade(self, name: str) -> None:
+        """Replace one part of the platform as ``lain local up`` does when its image is newer; here by the same one under another tag."""
+        part = next(one for one in parts(Site(NODE, self.address)) if one.name == name)
+        tag = next(image.tag for image in PLATFORM if image.name == part.image)
+        image_id = self.docker("image", "inspect", "--format", "{{.Id}}", tag)
+        self.docker("tag", tag, f"{tag}-next")
+        self.cluster.on_node("sh", "-c", replacement(part, run_argv(part, f"{tag}-next", image_id)))
+
+    def wait_ready(self, name: str, seconds: float = 60.0) -> None:
+        """Until a part of the platform says so itself."""
+        part = next(one for one in parts(Site(NODE, self.address)) if one.name == name)
+        wait_until(lambda: self.cluster.on_node(*part.ready, code=None).code == 0, f"{name} is ready", seconds)
 
     def app(self, kind: str, name: str) -> App:
         """A repository of ``bench/stage/apps/<kind>``, as the app ``name``; not yet shipped."""

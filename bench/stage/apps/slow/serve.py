@@ -76,8 +76,9 @@ async def websocket(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, 
             data = bytes(byte ^ mask[at % 4] for at, byte in enumerate(data))
             code = first & 0x0F
             if code == 8:
-                writer.write(bytes((0x88, length)) + data)
-                await writer.drain()
+                if not stopping.is_set():  # else it is the answer to ours
+                    writer.write(bytes((0x88, length)) + data)
+                    await writer.drain()
                 return
             writer.write(bytes((0x8A if code == 9 else 0x80 | code, length)) + data)
             await writer.drain()
@@ -98,6 +99,12 @@ async def main() -> None:
         writer.close()
     if busy:
         await asyncio.wait(busy, timeout=5)
+    for _ in range(
+        300
+    ):  # what a client sends before it has read our close frame would reset the connection if we closed it now
+        if not sockets:
+            break
+        await asyncio.sleep(0.01)
     for writer in list(sockets):
         writer.close()
     sys.stdout.flush()
