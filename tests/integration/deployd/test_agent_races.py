@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from lain_deployd.agent.engine import Container, Credentials, EngineEvent, Image, PullProgress
+from lain_deployd.agent.engine import Container, ContainerSpec, Credentials, EngineEvent, Image, Limits, PullProgress
 from lain_deployd.agent.spec import Place, container_of
 from lain_deployd.testing import FakeEngine
 from lain_shared import keys
@@ -196,3 +196,25 @@ async def test_a_state_that_a_newer_agent_wrote_does_not_silence_an_older_one(no
         await node.until(await node.give(order(1)), PodState.RUNNING)
         state = Records(node.store, keys.NODES_STATE, NodeState)
         await eventually(lambda: state.get("n1"), what="nodes-state")
+
+
+async def test_limits_that_an_engine_does_not_take_are_not_insisted_on_without_pause(
+    node: Node, engine: Unruly, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel without soft memory limits: the Engine says yes and leaves them out."""
+    create, update = engine.create, engine.update
+
+    async def made(spec: ContainerSpec) -> str:
+        return await create(replace(spec, limits=replace(spec.limits, memory_reservation_bytes=None)))
+
+    async def changed(container: str, limits: Limits) -> None:
+        await update(container, replace(limits, memory_reservation_bytes=None))
+
+    monkeypatch.setattr(engine, "create", made)
+    monkeypatch.setattr(engine, "update", changed)
+    async with node.agent():
+        pod = await node.give(order(memory_bytes=32 * MIB, memory_request_bytes=16 * MIB))
+        text = "limits are 32 MiB and no CPU quota, not 32 MiB (16 MiB soft) and no CPU quota"
+        seen = await node.until(pod, PodState.RUNNING, ready=True)
+        assert seen.error.startswith(text)
+        assert engine.calls["update"] == 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -25,7 +26,7 @@ from lain_deployd.agent.engine import (
 )
 from lain_deployd.agent.images import Images, words
 from lain_deployd.agent.pods import Health, Memory, Order
-from lain_deployd.agent.probes import Answer, Verdict
+from lain_deployd.agent.probes import Answer, Asker, Prober, Target, Verdict
 from lain_deployd.agent.spec import Place, container_of, mounts_of
 from lain_deployd.agent.volumes import (
     VolumeMissing,
@@ -39,8 +40,9 @@ from lain_deployd.agent.volumes import (
 )
 from lain_deployd.testing import FakeEngine
 from lain_shared.errors import Invalid
-from lain_shared.model.pod import Assignment, Evidence, PodTemplate, Probe, ProbeKind, ProcType, Volume
+from lain_shared.model.pod import Assignment, Evidence, PodId, PodTemplate, Probe, ProbeKind, ProcType, Volume
 from lain_shared.testing import eventually
+from tests.fixtures.parts import running
 
 MIB = 1024 * 1024
 PLACE = Place("n1", "10.0.0.1:5000", PurePosixPath("/vol"), 4)
@@ -220,6 +222,57 @@ def test_a_verdict_turns_only_after_enough_answers_in_a_row(
             assert verdict.holds is answer
 
 
+@asynccontextmanager
+async def probing(target: Target, asker: Asker | None = None) -> AsyncIterator[list[tuple[bool, str]]]:
+    """What a prober tells of one pod."""
+    told: list[tuple[bool, str]] = []
+    prober = Prober(
+        FakeEngine(), clock=time.time, on_ready=lambda _, ready, text: told.append((ready, text)), on_restart=print
+    )
+    prober._ask = asker or prober._ask
+    async with running(prober):
+        prober.follow({target.pod: target})
+        yield told
+
+
+async def test_a_probe_that_crashed_is_put_again() -> None:
+    class Asks(Asker):
+        asked = 0
+
+        async def __call__(self, target: Target, probe: Probe) -> Answer | None:
+            self.asked += 1
+            if self.asked == 1:
+                raise AssertionError("a fault of ours")
+            return Answer(True)
+
+    target = Target(PodId("hello", "web", 1, 1), "x", time.time(), "127.0.0.1", port=1)
+    async with probing(target, Asks(FakeEngine())) as told:
+        await eventually(lambda: (True, "") in told)
+
+
+async def test_what_is_ready_by_having_run_waits_no_longer_though_the_clock_was_set_back() -> None:
+    async with probing(Target(PodId("hello", "web", 1, 1), "x", time.time() + 3_600, "")) as told:
+        await eventually(lambda: told == [(True, "")])
+
+
+async def test_an_answer_that_is_no_http_is_quoted_in_short() -> None:
+    """All of it would go into the store: for each instance, again and again."""
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"\xff" * 20_000 + b"\r\n\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    target = Target(
+        PodId("hello", "web", 1, 1), "x", time.time(), "127.0.0.1", Probe(ProbeKind.HTTP),
+        port=server.sockets[0].getsockname()[1],
+    )  # fmt: skip
+    async with server, probing(target) as told:
+        await eventually(lambda: told)
+        assert not told[0][0] and 100 < len(told[0][1]) < 600
+
+
 # --- the picture on disk ------------------------------------------------------------------------------------------------
 
 
@@ -341,6 +394,24 @@ async def test_only_what_we_brought_and_nobody_needs_is_cleared_away_oldest_firs
     room = iter([True, True, False])
     assert await box.clear(frozenset({"r/b"}), lambda: next(room)) == ("r/c", "r/a")
     assert await engine.image("r/before-us") is not None and await engine.image("r/b") is not None
+
+
+class Stubborn(FakeEngine):
+    """One image cannot be removed."""
+
+    async def remove_image(self, reference: str) -> bool:
+        if reference == "r/a":
+            raise EngineRefused("image r/a cannot be removed", why="device or resource busy")
+        return await super().remove_image(reference)
+
+
+async def test_an_image_that_cannot_be_removed_keeps_no_other() -> None:
+    engine = Stubborn()
+    box = images(engine)
+    for name in ("r/a", "r/b"):
+        engine.registry[name] = Image(name, (name,), 5)
+        await box.have(name, lambda _: None)
+    assert await box.clear(frozenset(), lambda: True) == ("r/b",)
 
 
 # --- the engine in memory -----------------------------------------------------------------------------------------------

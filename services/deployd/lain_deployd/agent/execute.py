@@ -24,10 +24,12 @@ from lain_deployd.agent.engine import (
     Image,
     ImageAbsent,
     ImageMissing,
+    Limits,
     NoSuchContainer,
     RegistryUnreachable,
 )
 from lain_deployd.agent.images import Images
+from lain_deployd.agent.limits import same
 from lain_deployd.agent.plan import after_exit, after_failure, is_crash
 from lain_deployd.agent.pods import (
     LABEL_NODE,
@@ -267,7 +269,14 @@ class Executor:
                 replace(memory, refused=wanted, refused_until=until, error=refusal), view.containers, ok=False
             )
         log.info("pod_updated", pod=str(view.pod), memory_bytes=wanted.memory_bytes, cpu=wanted.cpu_quota_percent)
-        return await self._look(view, replace(memory, refused=None, refused_until=0.0, error=""))
+        seen = await self._look(view, replace(memory, refused=None, refused_until=0.0, error=""))
+        left = next((one.limits for one in seen.containers if one.id == container), wanted)
+        if same(wanted, left):
+            return seen
+        text = f"limits are {_words(left)}, not {_words(wanted)}, though the Engine says that it changed them"
+        log.warning("pod_update_without_effect", pod=str(view.pod), wanted=str(wanted), found=str(left))
+        until = self._clock() + UPDATE_RETRY_SECONDS
+        return replace(seen, memory=replace(memory, refused=wanted, refused_until=until, error=text), ok=False)
 
     async def _note_exit(self, view: View, container: Container, memory: Memory, ground: Ground) -> Outcome:
         if view.order is None:
@@ -358,6 +367,12 @@ def how_it_ended(container: Container, restart_because: str) -> str:
         return f"killed by the kernel: out of memory (limit {container.limits.memory_bytes // MIB} MiB)"
     ran = (container.finished_at or 0.0) - (container.started_at or 0.0)
     return f"exited with code {container.exit_code} after {max(0.0, ran):.1f} s"
+
+
+def _words(limits: Limits) -> str:
+    soft = f" ({limits.memory_reservation_bytes // MIB} MiB soft)" if limits.memory_reservation_bytes else ""
+    cpu = "no CPU quota" if limits.cpu_quota_percent is None else f"{limits.cpu_quota_percent:g} % CPU"
+    return f"{limits.memory_bytes // MIB} MiB{soft} and {cpu}"
 
 
 def _reason_of_error(error: LainError) -> str:

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 import structlog
 
-from lain_deployd.agent.engine import Credentials, Engine, Image, ImageMissing, PullProgress
+from lain_deployd.agent.engine import Credentials, Engine, EngineUnavailable, Image, ImageMissing, PullProgress
+from lain_shared.errors import LainError
 
 log = structlog.get_logger()
 
@@ -115,7 +116,14 @@ class Images:
         for reference in sorted(self.used.keys() - needed, key=lambda one: self.used[one]):
             if not full():
                 break
-            if await self._engine.remove_image(reference):
+            try:
+                removed = await self._engine.remove_image(reference)
+            except EngineUnavailable:
+                raise
+            except LainError as error:  # the others may go all the same
+                log.warning("image_not_removed", image=reference, error=error.message, why=error.why)
+                continue
+            if removed:
                 self.used.pop(reference)
                 self.on_used(dict(self.used))
                 self.forget(reference)

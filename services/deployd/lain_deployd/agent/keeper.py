@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from itertools import chain
+from typing import Any
 
 import structlog
 
@@ -23,10 +24,12 @@ from lain_deployd.agent.plan import (
     due_at,
     in_order,
     in_the_way,
+    is_ahead,
     next_step,
 )
 from lain_deployd.agent.pods import LABEL_NODE, LABEL_POD, Create, Forget, Ground, Health, Memory, NoteExit, Order, View
 from lain_deployd.agent.probes import Prober, Target
+from lain_shared.errors import LainError
 from lain_shared.model.pod import Observed, PodId, PodState, ProcType
 
 log = structlog.get_logger()
@@ -89,6 +92,7 @@ class Keeper:
         self._dirty: dict[PodId, int] = {}
         """Pods to look at again → when the last event about them was (nanoseconds since the epoch)."""
         self._looked_nano: dict[PodId, int] = {}
+        self._unseeable: set[PodId] = set()
         self._to_forgive: dict[PodId, float] = {}
         self._saved_at = 0.0
         self._stopped = asyncio.Event()
@@ -147,7 +151,7 @@ class Keeper:
     def happened(self, event: EngineEvent) -> None:
         """Something happened to a container: look at it, unless we looked since."""
         pod = self._pod_of(event.labels)
-        if pod is not None and event.at_nano > self._looked_nano.get(pod, 0):
+        if pod is not None and event.at_nano > self._looked_at_nano(pod):
             self._dirty[pod] = max(event.at_nano, self._dirty.get(pod, 0))
             self.wake()
 
@@ -229,11 +233,11 @@ class Keeper:
             if order.assignment.template.port is None and pod in self.memory
         }
         self.book = self.look_around(self.book, used - {""}, quiet)
-        due: list[float] = []
+        due: list[float] = [now + MAX_HOLD_SECONDS / 10] if self._unseeable else []
         for pod in sorted(self.pods()):
             view, ground = self.view(pod), self._ground(now, pod)
             held_until = self._held.get(pod, (0.0, 0))[0]
-            if held_until > now:
+            if is_ahead(held_until, now, MAX_HOLD_SECONDS):
                 due.append(held_until)
             elif pod not in self._workers and not self._stopped.is_set() and next_step(view, ground) is not None:
                 self._put_to_work(pod)
@@ -243,8 +247,17 @@ class Keeper:
                 due.append(at)
         self._probe()
         self._tell(now)
+        self._forget_others()
         self.on_pass()
         return max(0.0, min(due) - self._clock()) if due else None
+
+    def _forget_others(self) -> None:
+        """Of pods that are gone nothing is kept; events and probes may have spoken of them since."""
+        pods = self.pods()
+        kept: tuple[dict[PodId, Any], ...] = (self.health, self._held, self._looked_nano)
+        for known in kept:
+            for pod in known.keys() - pods:
+                del known[pod]
 
     def pods(self) -> set[PodId]:
         return self.orders.keys() | self.containers.keys() | self.memory.keys()
@@ -265,7 +278,10 @@ class Keeper:
         known = self.memory.get(pod)
         needs_address = pod in self.orders and not (known is not None and known.address)
         address = self._next_address() if needs_address else ""
-        return Ground(now, self.whole and pod not in self.unreadable, self.saved.engine_since, self.cpus, address)
+        engine_since = (
+            self.saved.engine_since if self.saved.engine_since <= now else 0.0
+        )  # the clock was set back since
+        return Ground(now, self.whole and pod not in self.unreadable, engine_since, self.cpus, address)
 
     def _next_address(self) -> str:
         taken = {memory.address for memory in self.memory.values()}
@@ -277,16 +293,30 @@ class Keeper:
 
     async def _inspect(self, pod: PodId) -> None:
         asked_nano = time.time_ns()
-        found = await self._engine.containers({LABEL_POD: str(pod), LABEL_NODE: self.node})
+        try:
+            found = await self._engine.containers({LABEL_POD: str(pod), LABEL_NODE: self.node})
+        except EngineUnavailable:
+            raise
+        except LainError as error:  # its own trouble: the others are looked at, it is tried again
+            if pod not in self._unseeable:
+                log.warning("pod_cannot_be_looked_at", pod=str(pod), error=error.message, why=error.why)
+            self._unseeable.add(pod)
+            return
+        self._unseeable.discard(pod)
         if pod not in self._workers:
             self._take(pod, found)
             self._looked_at(pod, asked_nano)
 
     def _looked_at(self, pod: PodId, at_nano: int) -> None:
         """What is known of its containers is the truth of that moment: older events tell nothing new."""
-        self._looked_nano[pod] = max(at_nano, self._looked_nano.get(pod, 0))
-        if self._dirty.get(pod, at_nano + 1) <= at_nano:
+        self._looked_nano[pod] = max(at_nano, self._looked_at_nano(pod))
+        if (dirty := self._dirty.get(pod)) is not None and not at_nano < dirty <= time.time_ns():
             del self._dirty[pod]
+
+    def _looked_at_nano(self, pod: PodId) -> int:
+        """A moment that is yet to come is from before the clock was set back, and counts for nothing."""
+        at_nano = self._looked_nano.get(pod, 0)
+        return at_nano if at_nano <= time.time_ns() else 0
 
     def _take(self, pod: PodId, containers: tuple[Container, ...]) -> None:
         if containers:

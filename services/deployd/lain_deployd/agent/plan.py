@@ -79,6 +79,11 @@ def in_order(containers: tuple[Container, ...]) -> tuple[Container, ...]:
     return tuple(sorted(containers, key=lambda one: (one.state in ALIVE, one.created_at, one.id), reverse=True))
 
 
+def is_ahead(at: float, now: float, at_most_seconds: float) -> bool:
+    """Whether ``at`` is to be waited for. What is further off than anybody ever waits is from before the clock was set back, and is due."""
+    return now < at <= now + at_most_seconds
+
+
 def next_step(view: View, ground: Ground) -> Action | None:
     """What to do now with one pod; None: nothing, or not yet (see ``due_at``)."""
     if view.order is None and not ground.whole:
@@ -111,7 +116,7 @@ def _toward_running(view: View, order: Order, ground: Ground) -> Action | None:
     memory, container = view.memory or Memory(), view.container
     if memory.done_exit_code is not None:
         return None
-    may_start = not view.in_the_way and memory.retry_at <= ground.now
+    may_start = not view.in_the_way and not is_ahead(memory.retry_at, ground.now, MAX_BACKOFF_SECONDS)
     match container.state if container is not None else None:
         case None:
             address = memory.address or ground.address
@@ -136,7 +141,7 @@ def _while_running(view: View, order: Order, container: Container, memory: Memor
         return Restart(view.pod, container.id, template.kill_timeout_seconds, health.restart_because)
     wanted = limits_of(template, ground.cpus)
     if not same(wanted, container.limits):
-        refused_lately = memory.refused == wanted and ground.now < memory.refused_until
+        refused_lately = memory.refused == wanted and is_ahead(memory.refused_until, ground.now, MAX_BACKOFF_SECONDS)
         if not refused_lately:
             return Update(view.pod, container.id, wanted)
     if health is not None and not health.ready and health.text and ground.now >= _unready_due(container, memory):

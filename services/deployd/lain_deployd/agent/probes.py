@@ -24,6 +24,9 @@ COSTLY_UNTIL_READY_SECONDS = 1.0
 """A command inside costs the Engine three calls and a process: less often."""
 SETTLED_AFTER_SECONDS = 60.0
 """What is not ready for this long is asked once a second."""
+CRASHED_SECONDS = 1.0
+MAX_TEXT = 500
+"""An answer that is no HTTP is quoted by who reads it, all of it; the text goes into the store."""
 RUNNING_IS_READY_SECONDS = 2.0
 """A pod without a probe and without a port is ready when it ran this long."""
 
@@ -124,15 +127,22 @@ class Prober:
         self._stopped.set()
 
     async def _probe(self, target: Target) -> None:
-        try:
-            if target.startup is not None and not target.ready:
-                await self._wait_started(target, target.startup)
-            watches = [self._watch_readiness(target)]
-            if target.liveness is not None:
-                watches.append(self._watch_liveness(target, target.liveness))
-            await together(*watches)
-        except Exception as error:  # a fault of ours in one pod's probe must not silence the others
-            log.error("probe_crashed", pod=str(target.pod), exc_info=error)
+        while True:
+            try:
+                return await self._follow_one(target)
+            except (
+                Exception
+            ) as error:  # a fault of ours in one pod's probe must not silence the others, nor this one for good
+                log.error("probe_crashed", pod=str(target.pod), exc_info=error)
+            await asyncio.sleep(CRASHED_SECONDS)
+
+    async def _follow_one(self, target: Target) -> None:
+        if target.startup is not None and not target.ready:
+            await self._wait_started(target, target.startup)
+        watches = [self._watch_readiness(target)]
+        if target.liveness is not None:
+            watches.append(self._watch_liveness(target, target.liveness))
+        await together(*watches)
 
     async def _wait_started(self, target: Target, probe: Probe) -> None:
         verdict = Verdict(False)
@@ -150,7 +160,8 @@ class Prober:
         if probe is None and target.port:
             probe = Probe(ProbeKind.TCP, port=target.port)
         if probe is None:
-            await asyncio.sleep(max(0.0, target.started_at + RUNNING_IS_READY_SECONDS - self._clock()))
+            ran = max(0.0, self._clock() - target.started_at)  # not less: the clock may have been set back
+            await asyncio.sleep(max(0.0, RUNNING_IS_READY_SECONDS - ran))
             self._on_ready(target, True, "")
             return
         verdict = Verdict(target.ready)
@@ -195,7 +206,12 @@ class Asker:
             ProbeKind.TCP: self._tcp,
             ProbeKind.EXEC: self._exec,
         }
-        return await kinds[probe.kind](target, probe)
+        answer = await kinds[probe.kind](target, probe)
+        return (
+            answer
+            if answer is None or len(answer.text) <= MAX_TEXT
+            else replace(answer, text=answer.text[:MAX_TEXT] + " …")
+        )
 
     async def close(self) -> None:
         if self._session is not None:
