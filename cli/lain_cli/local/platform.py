@@ -21,6 +21,7 @@ SPEC_LABEL = "lain.spec"
 PART_LABEL = "lain.part"
 LOG_OPTIONS = {"max-size": "10m", "max-file": "2"}
 PIDS_LIMIT = 1024
+ETCD_QUOTA_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Part:
     ready: tuple[str, ...] = ()
     """A command on the node that exits 0 once this part is ready."""
     hands_over: bool = False
-    """On SIGQUIT it lets go of its ports at once, and ends what it has in hand after that: its successor starts meanwhile."""
+    """On SIGQUIT it lets go of its ports at once, and ends what it has in hand after that. Its successor is there by then, and waits."""
 
     @property
     def container(self) -> str:
@@ -203,7 +204,7 @@ def etcd_flags(site: Site) -> tuple[str, ...]:
         "--max-txn-ops=1024",
         "--auto-compaction-mode=periodic",
         "--auto-compaction-retention=1h",
-        "--quota-backend-bytes=2147483648",
+        f"--quota-backend-bytes={ETCD_QUOTA_BYTES}",
         "--logger=zap",
         "--log-level=warn",
     )
@@ -272,8 +273,8 @@ def replacement(part: Part, argv: tuple[str, ...]) -> str:
     if part.hands_over:
         swap = (
             f"docker update --restart no {old}",
-            f"docker kill --signal QUIT {old} || true",
             start,
+            f"docker kill --signal QUIT {old} || true",
             f"timeout {part.stop_seconds} docker wait {old} || true",
         )
     else:

@@ -48,7 +48,7 @@ def test_the_successor_is_made_before_the_old_one_stops(tmp_path: Path) -> None:
 def test_what_lets_go_of_its_ports_at_once_is_not_waited_for(tmp_path: Path) -> None:
     """nginx ends its requests for seconds, and listens no more meanwhile."""
     done = carry_out(PARTS["nginx"], tmp_path, "lain-nginx")
-    assert done == ["rename", "create", "update", "kill", "start", "wait", "stopped", "rm"]
+    assert done == ["rename", "create", "update", "start", "kill", "wait", "stopped", "rm"]
     assert [part.name for part in PARTS.values() if part.hands_over] == ["nginx"]
 
 
