@@ -90,6 +90,13 @@ OPERATIONS = Family("operations", ("app",), (CONSOLE,), (CONSOLE,), "the running
 OPERATION_HOLDERS = Family(
     "operation-holders", ("app",), (CONSOLE,), (CONSOLE,), "which console drives it", leased=True
 )
+OPERATION_MARKS = Family(
+    "operation-marks",
+    ("app",),
+    (CONSOLE,),
+    (CONSOLE, WATCHER),
+    "that an operation runs, which, since when: all that routers learn of it",
+)
 DESIRED = Family("desired", ("app", "proc"), (CONSOLE,), (CONSOLE, DEPLOYD, BACKUPD), "what should run")
 PORTS = Family("ports", ("proto", "port"), (CONSOLE,), (CONSOLE, DEPLOYD, WATCHER), "claims on stream ports")
 HOSTS = Family(
@@ -142,6 +149,14 @@ STATUS = Family(
 )
 ROUTER_MEMBERS = Family("router-members", ("router",), (WATCHER, DEPLOYD), EVERYONE, "which routers exist")
 ROUTERS = Family("routers", ("router",), (WATCHER,), EVERYONE, "what a router has applied", leased=True)
+TRAFFIC = Family(
+    "traffic",
+    ("router", "app"),
+    (WATCHER,),
+    (CONSOLE,),
+    "what a router counted before, during and after an app's latest operations",
+    leased=True,
+)
 BLOCKS = Family("blocks", ("block",), (AGENT,), EVERYONE, "the address block of a node (create-if-absent)")
 NETWORK_STATE = Family("network-state", ("node",), (NETWORKD,), EVERYONE, "applied revision, self-test", per_node=True)
 VIPS = Family("vips", ("address",), (NETWORKD,), EVERYONE, "virtual addresses")

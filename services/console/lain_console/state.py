@@ -16,8 +16,9 @@ from lain_shared.model.app import App, HistoryRecord, Operation, OperationHolder
 from lain_shared.model.config import ClusterConfig, Token
 from lain_shared.model.node import Alive, Node, NodeState, Switch
 from lain_shared.model.pod import Assignment, Desired
-from lain_shared.model.route import Endpoints, HostClaim, RouteClaim, RouterState
+from lain_shared.model.route import Endpoints, HostClaim, RouteClaim, RouterMember, RouterState
 from lain_shared.model.status import ProcStatus
+from lain_shared.model.traffic import OperationMark, RouterTraffic
 from lain_shared.model.volume import VolumeDeletion
 from lain_shared.records import BadRecord, Records, Stored
 from lain_shared.store import Store
@@ -79,6 +80,7 @@ class State:
         self.history = Records(store, keys.HISTORY, HistoryRecord)
         self.operations = Records(store, keys.OPERATIONS, Operation)
         self.holders = Records(store, keys.OPERATION_HOLDERS, OperationHolder)
+        self.marks = Records(store, keys.OPERATION_MARKS, OperationMark)
         self.desired = Records(store, keys.DESIRED, Desired)
         self.status = Records(store, keys.STATUS, ProcStatus)
         self.endpoints = Records(store, keys.ENDPOINTS, Endpoints)
@@ -93,6 +95,8 @@ class State:
         self.assignments = Records(store, keys.ASSIGN, Assignment)
         self.volume_deletions = Records(store, keys.VOLUME_DELETIONS, VolumeDeletion)
         self.routers = Records(store, keys.ROUTERS, RouterState)
+        self.router_members = Records(store, keys.ROUTER_MEMBERS, RouterMember)
+        self.traffic = Records(store, keys.TRAFFIC, RouterTraffic)
 
     async def app(self, name: str) -> Stored[App]:
         """The registration; raises ``AppNotFound``."""

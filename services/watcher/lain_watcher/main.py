@@ -21,7 +21,6 @@ from lain_shared.loop import Loop, LoopMetrics
 from lain_shared.mirror import Mirror
 from lain_shared.model.config import Jwks, Token
 from lain_shared.model.route import Endpoints
-from lain_shared.model.traffic import OperationMark
 from lain_shared.records import Records
 from lain_shared.settings import read_settings
 from lain_shared.store import Store
@@ -100,14 +99,14 @@ async def assembled(settings: Settings, health: Health, store: Store, nginx: Ngi
     )
     gate = Loop("gate", loops.Gate(router, folder, on_open=states.wake).one_pass, metrics=loop_metrics)
     certificates = Loop("certificates", files.one_pass, resync_seconds=loops.CERTIFICATE_SECONDS, metrics=loop_metrics)
-    marks = Mirror(Records(store, keys.OPERATION_MARKS, OperationMark), on_change=look)
-    loss = Loss(settings.router, store, nginx, marks, apps=router.routed_apps, metrics=metrics)
+    loss = Loss(settings.router, store, nginx, apps=router.routed_apps, metrics=metrics)
     traffic = Loop("traffic", loss.one_pass, max_backoff_seconds=MAX_BACKOFF_SECONDS, metrics=loop_metrics)
+    loss.on_wake = traffic.wake
     began = time.monotonic()
     metrics.heard_seconds.set_function(lambda: time.monotonic() - (endpoints.last_heard or began))
     parts = (membership, After(membership.registered, endpoints), config, tokens, certificates, tables, states, gate)
     health.parts.extend(parts)
-    telling = (marks, traffic)  # a router that cannot tell what was lost serves all the same: it stays ready
+    telling = (loss.marks, traffic)  # a router that cannot tell what was lost serves all the same: it stays ready
     probes = Probes(
         ready=lambda: {**health.not_ready(), **loops.reasons(router, endpoints, settings.stale_seconds)},
         live=health.not_live,

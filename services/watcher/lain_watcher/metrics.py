@@ -1,8 +1,12 @@
-"""What a watcher counts. Labels come from closed sets, zeroed at start."""
+"""What a watcher counts. Labels come from closed sets, zeroed at start; except the app of a request, which goes when the app does."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from lain_shared.model.traffic import Counts
 
 
 class Metrics:
@@ -42,3 +46,35 @@ class Metrics:
         )
         for outcome in ("applied", "refused", "absent"):
             self.swaps.labels(outcome)
+        self.requests = Counter(
+            "lain_watcher_requests_total",
+            "Requests that ended, by app, since this watcher started.",
+            ["app"],
+            registry=registry,
+        )
+        self.failed_requests = Counter(
+            "lain_watcher_failed_requests_total",
+            "Of them, failed ones, by whose fault: router (5xx of its own, answers broken off), app (its own 5xx), client (left first).",
+            ["app", "fault"],
+            registry=registry,
+        )
+        self.uncounted_requests = Counter(
+            "lain_watcher_uncounted_requests_total", "Requests that nginx had no room to count.", registry=registry
+        )
+        self._apps: set[str] = set()
+
+    def count_traffic(self, app: str, counts: Counts) -> None:
+        """Add what nginx counted of one app."""
+        self._apps.add(app)
+        self.requests.labels(app).inc(counts.requests)
+        faults = (("router", counts.errors), ("app", counts.app_errors), ("client", counts.aborted))
+        for fault, failed in faults:
+            self.failed_requests.labels(app, fault).inc(failed)
+
+    def keep_traffic_of(self, apps: Collection[str]) -> None:
+        """Tell no more of apps other than these."""
+        for app in self._apps.difference(apps):
+            self._apps.discard(app)
+            self.requests.remove(app)
+            for fault in ("router", "app", "client"):
+                self.failed_requests.remove(app, fault)

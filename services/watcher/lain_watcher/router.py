@@ -125,6 +125,12 @@ class Router:
             if entry.ready and all(peer in gone for peer in entry.ready)
         )
 
+    def routed_apps(self) -> frozenset[str]:
+        """Apps that have a route in the table."""
+        return (
+            frozenset(entry.app for entry in self.table.procs.values() if entry.routes) if self.table else frozenset()
+        )
+
     @property
     def draining(self) -> bool:
         return self.table is not None and bool(self.table.draining)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from lain_shared.model.pod import Desired, Evidence
+from lain_shared.model.traffic import LossReport
 
 
 class AppState(StrEnum):
@@ -174,3 +175,5 @@ class HistoryRecord:
     steps: tuple[Step, ...] = ()
     step_seconds: Mapping[str, float] = field(default_factory=dict)
     """``DeployStep`` → seconds spent in it. They add up to what its user waited: from the request to ``ended_at``."""
+    loss: LossReport | None = None
+    """What it cost the app's visitors; None: no router has told (yet)."""

@@ -7,7 +7,7 @@ from typing import Any
 
 from lain_shared import keys
 from lain_shared.keys import Family
-from lain_shared.model import app, config, node, pod, route, status, volume
+from lain_shared.model import app, config, node, pod, route, status, traffic, volume
 
 POD = "hello.web-1.g42"
 
@@ -31,6 +31,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(keys.HISTORY, ("hello", "01J0"), app.HistoryRecord, "history"),
     Kind(keys.OPERATIONS, ("hello",), app.Operation, "operations"),
     Kind(keys.OPERATION_HOLDERS, ("hello",), app.OperationHolder, "operation-holders"),
+    Kind(keys.OPERATION_MARKS, ("hello",), traffic.OperationMark, "operation-marks"),
     Kind(keys.DESIRED, ("hello", "web"), pod.Desired, "desired"),
     Kind(keys.PORTS, ("tcp", 5432), route.PortClaim, "ports"),
     Kind(keys.HOSTS, ("hello.lain.localhost",), route.HostClaim, "hosts"),
@@ -48,6 +49,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(keys.STATUS, ("hello", "web"), status.ProcStatus, "status"),
     Kind(keys.ROUTER_MEMBERS, ("r1",), route.RouterMember, "router-members"),
     Kind(keys.ROUTERS, ("r1",), route.RouterState, "routers"),
+    Kind(keys.TRAFFIC, ("r1", "hello"), traffic.RouterTraffic, "traffic"),
     Kind(keys.BLOCKS, ("172.20.1.0/24",), node.Block, "blocks"),
 )
 

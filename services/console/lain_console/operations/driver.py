@@ -183,7 +183,7 @@ class Driver:
         if move.operation is not None:
             writes.append(state.operations.put_op(move.operation, app))
         else:
-            writes.extend([state.operations.delete_op(app), state.holders.delete_op(app)])
+            writes.extend([state.operations.delete_op(app), state.holders.delete_op(app), state.marks.delete_op(app)])
         if move.app is not None:
             expect.append(ModRevision(scene.app.entry.key, scene.app.entry.mod_revision))
             writes.append(state.apps.put_op(move.app, app))

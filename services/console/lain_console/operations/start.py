@@ -34,6 +34,7 @@ from lain_shared.model.app import (
 )
 from lain_shared.model.pod import Desired
 from lain_shared.model.status import DeployStep
+from lain_shared.model.traffic import OperationMark
 from lain_shared.records import Stored
 from lain_shared.store import ABSENT, Expectation, ModRevision, Write
 
@@ -204,7 +205,10 @@ class Starter:
             ModRevision(keys.OPERATIONS.key(app.name), running.entry.mod_revision if running is not None else ABSENT),
             *intent.expectations,
         ]
-        writes: list[Write] = [state.operations.put_op(operation, app.name), *intent.writes]
+        mark = OperationMark(operation.id, app.name, now)
+        writes: list[Write] = [
+            state.operations.put_op(operation, app.name), state.marks.put_op(mark, app.name), *intent.writes,
+        ]  # fmt: skip
         if running is None:  # whoever holds a running one drives what replaces it
             expectations.append(ModRevision(keys.OPERATION_HOLDERS.key(app.name), ABSENT))
             writes.append(
