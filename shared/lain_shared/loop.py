@@ -15,6 +15,9 @@ from lain_shared.errors import LainError
 
 log = structlog.get_logger()
 
+MAX_REST_SECONDS = 0.1
+"""However much a pass had to do: what changes is looked at again within this."""
+
 
 class Part(Protocol):
     """A background part of a daemon. ``run`` is eternal: returning although nobody called ``stop`` is a bug."""
@@ -44,6 +47,10 @@ class Loop:
     """Runs ``one_pass`` when woken and every ``resync_seconds``; backs off (jittered, ≤ ``max_backoff_seconds``) while passes fail.
 
     A pass may return the seconds after which it wants to look again (None: the resync is soon enough).
+
+    ``duty``: the share of this process's time that passes may take however often they are woken. A pass that used the processor for a
+    while is followed by a rest in proportion (at most ``MAX_REST_SECONDS``); what wakes it meanwhile is seen by the one pass after that.
+    So one change is looked at at once, and many in a row by few passes.
     """
 
     def __init__(
@@ -53,9 +60,11 @@ class Loop:
         *,
         resync_seconds: float = 30.0,
         max_backoff_seconds: float = 5.0,
+        duty: float = 1.0,
         metrics: LoopMetrics | None = None,
     ) -> None:
         self.name = name
+        self._duty = duty
         self._one_pass = one_pass
         self._resync_seconds = resync_seconds
         self._max_backoff_seconds = max_backoff_seconds
@@ -91,7 +100,7 @@ class Loop:
     async def run(self) -> None:
         while not self._stopped.is_set():
             self._woken.clear()  # before the pass: what changes during it must wake us again
-            began = time.monotonic()
+            began, used = time.monotonic(), time.thread_time()
             again: float | None = None
             try:
                 again = await self._one_pass()
@@ -107,9 +116,15 @@ class Loop:
             if self._failures:
                 await wait_at_most(self._backoff(), self._stopped)  # events do not hurry a back-off
             else:
-                await wait_at_most(
-                    self._resync_seconds if again is None else min(again, self._resync_seconds), self._woken
-                )
+                rest = self._rest(time.thread_time() - used)
+                if rest > 0.0:
+                    await wait_at_most(rest, self._stopped)
+                wait = self._resync_seconds if again is None else min(again, self._resync_seconds)
+                await wait_at_most(wait - rest, self._woken)
+
+    def _rest(self, used_seconds: float) -> float:
+        """For how long nothing wakes it, after a pass that used the processor for so long."""
+        return min(used_seconds * (1.0 / self._duty - 1.0), MAX_REST_SECONDS)
 
     def _backoff(self) -> float:
         limit = min(0.1 * 2.0 ** min(self._failures, 16), self._max_backoff_seconds)
