@@ -1,0 +1,511 @@
+"""SIGKILL of every daemon at random points of every operation: it converges, nothing is left over, nobody is unrouted.
+
+A schedule drawn from the seed: every victim meets every operation, at a random moment of it. Before each kill all is in order; after it
+everything has to be in order again by itself, as ``stage/order.py`` judges, and what the operation did not touch must be the same process.
+A person whose request broke asks again, as the command line would.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import itertools
+import random
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from bench.__main__ import Options
+from bench.report import Case, Proof
+from bench.stage.cluster import Stage, stage
+from bench.stage.load import Load, Sample
+from bench.stage.node import NODE, Node, ShellFailed
+from bench.stage.order import Look, look
+from bench.stage.truth import Seen, Truth
+from lain_cli.local import images
+from lain_cli.local.platform import Site, parts, run_argv
+from lain_sdk.client import Console
+from lain_shared import keys
+from lain_shared.errors import LainError
+from lain_shared.model.app import HistoryRecord, Outcome
+from tests.fixtures.cluster import App
+
+DESCRIPTION = (
+    "kill -9 of every daemon at random points of every operation: converges, nothing left over, nobody unrouted"
+)
+CONVERGED_SECONDS = 30.0
+GIVE_UP_SECONDS = 120.0
+UNROUTED_SECONDS = 1.0
+LEADER_SECONDS = 3.0
+PROBES_A_SECOND = 40.0
+SLOW_ANSWER_SECONDS = 1.0
+STABLE, MOVING, FRESH = "stable", "moving", "fresh"
+HOST = f"{STABLE}.lain.localhost"
+
+VICTIMS = (
+    "console", "deployd", "agent", "watcher", "nginx-master", "nginx-worker", "dockerd", "etcd", "registry",
+)  # fmt: skip
+OPERATIONS = (
+    "deploy", "rollback", "scale-up", "scale-down", "restart", "cpu", "memory", "env", "stop", "start", "undeploy", "first-deploy",
+)  # fmt: skip
+LAST = {"scale-down": "scale-up", "start": "stop", "first-deploy": "undeploy"}
+"""Operations that undo another, and are drawn together with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """One round: ``after`` is the share of the operation's calm duration that passes before the kill."""
+
+    operation: str
+    victim: str
+    after: float
+
+
+def schedule(rounds: int, seed: int) -> tuple[Kill, ...]:
+    """The same for the same seed: every pair of victim and operation about equally often, in random order, at random moments (pure)."""
+    dice = random.Random(seed)
+    pairs = list(itertools.product(OPERATIONS, VICTIMS))
+    victims: dict[str, list[str]] = {}
+    for operation in OPERATIONS:
+        drawn: list[str] = []
+        while len(drawn) * len(OPERATIONS) < rounds:
+            turn = list(VICTIMS)
+            dice.shuffle(turn)
+            drawn += turn
+        victims[operation] = drawn
+    kills: list[Kill] = []
+    while len(kills) < rounds:
+        turn = [operation for operation in OPERATIONS if operation not in LAST]
+        dice.shuffle(turn)
+        for operation in turn:
+            undone = [undo for undo, done in LAST.items() if done == operation]
+            kills.extend(Kill(one, victims[one].pop(), dice.uniform(0.0, 1.1)) for one in (operation, *undone))
+    assert len(pairs) == len(VICTIMS) * len(OPERATIONS)
+    return tuple(kills[:rounds])
+
+
+@dataclass(slots=True)
+class Ground:
+    """What the rounds are made on. ``turn``: how often each operation was made; ``asked_again``: why a request had to be repeated."""
+
+    proof: Proof
+    truth: Truth
+    node: Node
+    apps: dict[str, App]
+    images: dict[str, str]
+    """Version → its image on the node."""
+    turn: Counter[str] = field(default_factory=Counter)
+    asked_again: Counter[str] = field(default_factory=Counter)
+    next_version: str = ""
+    """What the next deploy brings: the one that does not run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What came of one kill. Times are unix seconds; ``back_at``: the victim does its work again."""
+
+    kill: Kill
+    began: float
+    killed_at: float
+    converged_at: float | None
+    back_at: float | None
+    wrong: tuple[str, ...]
+    outcome: str
+
+
+def run(proof: Proof, options: Options) -> None:
+    rounds = options.rounds or (len(VICTIMS) * 2 if options.quick else 216)
+    seed = options.seed or 1
+    kills = schedule(rounds, seed)
+    proof.facts.update(seed=seed, kills=len(kills), schedule=[f"{k.operation} {k.victim} {k.after:.2f}" for k in kills])
+    proof.say(f"seed {seed}, {len(kills)} kills")
+    with (
+        stage(proof) as there,
+        Node.of(there.cluster.container) as node,
+        Truth.of(there.cluster, node) as truth,
+    ):
+        ground = prepared(proof, there, truth, node)
+        calm = calm_times(ground)
+        done: list[Round] = []
+        with Load.running(80, [HOST], rate=PROBES_A_SECOND, path="/fast", address=truth.address) as load:
+            began = time.time()
+            for number, kill in enumerate(kills, 1):
+                done.append(one_round(ground, kill, calm[kill.operation]))
+                tell(proof, number, done[-1])
+            judged(proof, ground, done, load.window(began, time.time() - 0.5).samples)
+        leaders(ground, 2 if options.quick else 10, random.Random(seed))
+
+
+# --- the ground -------------------------------------------------------------------------------------------------------
+
+
+def prepared(proof: Proof, there: Stage, truth: Truth, node: Node) -> Ground:
+    """Three apps: one that nobody touches, one with two versions that changes, one that comes and goes."""
+    apps = {name: there.app("slow", name) for name in (STABLE, MOVING, FRESH)}
+    for name, app in apps.items():
+        proof.say(f"shipping {name}")
+        app.ship()
+    moving, found = apps[MOVING], {}
+    first = str(moving.state()["meta_version"])
+    second = moving.commit("second")
+    for version in (first, second):
+        if version == second:
+            moving.ship()
+        template = truth.picture().all(keys.DESIRED)[f"{MOVING}/web"][0].template
+        found[version] = template.image
+    return Ground(proof, truth, node, apps, found)
+
+
+async def ask(ground: Ground, console: Console, operation: str) -> Any:
+    """Make the operation; each time it is another change, whatever came of the one before."""
+    number = ground.turn[operation]
+    match operation:
+        case "deploy":
+            return await console.deploy(MOVING, ground.next_version)
+        case "rollback":
+            return await console.rollback(MOVING)
+        case "scale-up":
+            return await console.scale(MOVING, "web", 3 + number % 2)
+        case "scale-down":
+            return await console.scale(MOVING, "web", 2 - number % 2)
+        case "restart":
+            return await console.restart(MOVING)
+        case "cpu":
+            return await console.scale(MOVING, "web", cpu=1 + number % 2)
+        case "memory":
+            return await console.scale(MOVING, "web", memory=("96m", "72m", "80m")[number % 3])
+        case "env":
+            return await console.set_env(MOVING, {"TURN": str(number)})
+        case "stop":
+            return await console.stop(MOVING, "web", 1)
+        case "start":
+            return await console.start(MOVING, "web")
+        case "undeploy":
+            return await console.undeploy(FRESH)
+        case "first-deploy":
+            return await console.deploy(FRESH)
+    raise ValueError(operation)
+
+
+def app_of(operation: str) -> str:
+    return FRESH if operation in ("undeploy", "first-deploy") else MOVING
+
+
+def ended(ground: Ground, app: str) -> dict[str, HistoryRecord]:
+    """The app's operations that have ended."""
+    return {key: record for key, (record, _) in ground.truth.picture().all(keys.HISTORY).items() if record.app == app}
+
+
+async def asked(ground: Ground, operation: str, past: frozenset[str]) -> None:
+    """Ask until it is under way or over: a request whose answer was lost may have been heard."""
+    app, deadline = app_of(operation), time.monotonic() + GIVE_UP_SECONDS
+    while True:
+        try:
+            await ground.truth.asking(lambda console: ask(ground, console, operation))
+            return
+        except (LainError, OSError, asyncio.IncompleteReadError, TimeoutError) as error:
+            code = getattr(error, "error_code", type(error).__name__)
+            ground.asked_again[f"{operation}: {code}: {str(error)[:100]}"] += 1
+            if time.monotonic() > deadline:
+                raise
+        with_patience = time.monotonic() + 10
+        while time.monotonic() < with_patience:
+            await asyncio.sleep(0.2)
+            try:
+                running = await ground.truth.store.get(keys.OPERATIONS.key(app))
+                history = await ground.truth.store.list(keys.HISTORY.under(app))
+            except LainError:
+                continue
+            if running is not None or {e.key.removeprefix(keys.HISTORY.prefix) for e in history.entries} - past:
+                return
+            break
+
+
+def ready_for(ground: Ground, operation: str, now: Look) -> None:
+    """What a deploy brings: the version that does not run, and every other time the node has not got it."""
+    if operation != "deploy":
+        return
+    runs = now.picture.all(keys.DESIRED)[f"{MOVING}/web"][0].template.image
+    ground.next_version, image = next(one for one in ground.images.items() if one[1] != runs)
+    if ground.turn[operation] % 2:
+        ground.node.sh(f"docker image rm {ground.truth.address}:5000/{image} || true")
+
+
+# --- a round ----------------------------------------------------------------------------------------------------------
+
+
+def one_round(ground: Ground, kill: Kill, calm_seconds: float) -> Round:
+    before = settled(ground, time.time() + GIVE_UP_SECONDS)
+    ready_for(ground, kill.operation, before)
+    pid = victim(ground.node, kill.victim)
+    past = frozenset(ended(ground, app_of(kill.operation)))
+    began = time.time()
+    answer = ground.truth.begin(asked(ground, kill.operation, past))
+    time.sleep(kill.after * calm_seconds)
+    killed_at = ground.node.kill(pid)
+    back = Back(ground.node, kill.victim, pid)
+    deadline = killed_at + GIVE_UP_SECONDS
+    answer(GIVE_UP_SECONDS)
+    ground.turn[kill.operation] += 1
+    after: Look | None = None
+    wrong: tuple[str, ...] = ()
+    new: tuple[str, ...] = ()
+    back_at = back.wait(deadline)
+    while True:
+        after, wrong = look(ground.truth, ground.node)
+        if after is not None and not wrong and (new := outcomes(after, kill.operation, past)):
+            break
+        if time.time() > deadline:
+            break
+        time.sleep(0.1)
+    converged_at = time.time() if new and back_at is not None else None
+    if after is not None:
+        wrong = (*wrong, *touched(before, after, kill))
+    return Round(kill, began, killed_at, converged_at, back_at, wrong, ", ".join(new) or "never began")
+
+
+def outcomes(after: Look, operation: str, past: frozenset[str]) -> tuple[str, ...]:
+    """How the operations since then ended."""
+    new = [
+        record
+        for key, (record, _) in after.picture.all(keys.HISTORY).items()
+        if record.app == app_of(operation) and key not in past
+    ]
+    return tuple(
+        record.outcome.value if record.failure is None else f"{record.outcome.value}: {record.failure.message}"
+        for record in new
+    )
+
+
+def settled(ground: Ground, deadline: float) -> Look:
+    """Once all is in order; ``TimeoutError`` names what is not."""
+    while True:
+        seen, wrong = look(ground.truth, ground.node)
+        if seen is not None and not wrong:
+            return seen
+        if time.time() > deadline:
+            raise TimeoutError(f"not in order though nobody was killed: {'; '.join(wrong)}")
+        time.sleep(0.1)
+
+
+def victim(node: Node, name: str) -> int:
+    """The process to kill."""
+    match name:
+        case "dockerd":
+            return node.pids("dockerd")[0]
+        case "nginx-master":
+            return master(node)
+        case "nginx-worker":
+            return node.children(master(node))[0]
+    return node.parts()[name].pid
+
+
+def master(node: Node) -> int:
+    return node.children(node.parts()["nginx"].pid)[0]
+
+
+def touched(before: Look, after: Look, kill: Kill) -> Iterator[str]:
+    """What is another process than before though nobody asked for that."""
+    for name, box in before.parts.items():
+        if name != kill.victim and after.parts[name].run != box.run:
+            yield f"{name} was restarted by the death of {kill.victim}"
+    for pod, box in before.pods.items():
+        now = after.pods.get(pod)
+        if now is not None and now.run != box.run:
+            yield f"{pod} is another container than before"
+        if now is None and (pod.startswith(f"{STABLE}.") or kill.operation in ("cpu", "scale-up", "start")):
+            yield f"{pod} was replaced"
+
+
+class Back:
+    """Waits, in a thread, until the victim's successor does its work."""
+
+    def __init__(self, node: Node, name: str, pid: int) -> None:
+        self._node, self._name, self._pid = node, name, pid
+        self._at: float | None = None
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread.start()
+
+    def wait(self, deadline: float) -> float | None:
+        self._thread.join(max(0.1, deadline - time.time()))
+        self._ended.set()
+        return self._at
+
+    def _look(self) -> None:
+        while not self._ended.is_set():
+            try:
+                if self._is_back():
+                    self._at = time.time()
+                    return
+            except (ShellFailed, IndexError, KeyError):
+                pass
+            self._ended.wait(0.1)
+
+    def _is_back(self) -> bool:
+        if self._name == "dockerd":
+            return bool(self._node.sh("docker version --format '{{.Server.Version}}'"))
+        if victim(self._node, self._name) == self._pid:
+            return False
+        part = next((one for one in parts(Site(NODE, "127.0.0.1")) if one.name == self._name), None)
+        if part is not None:
+            self._node.run(*part.ready)
+        return True
+
+
+def calm_times(ground: Ground) -> dict[str, float]:
+    """Each operation once with nobody killed: from the request until everything is in order."""
+    case = ground.proof.case("operation to order, nobody killed", unit="s")
+    found: dict[str, float] = {}
+    for operation in OPERATIONS:
+        ready_for(ground, operation, settled(ground, time.time() + GIVE_UP_SECONDS))
+        past = frozenset(ended(ground, app_of(operation)))
+        began = time.time()
+        ground.truth.begin(asked(ground, operation, past))(GIVE_UP_SECONDS)
+        ground.turn[operation] += 1
+        seen = settled(ground, began + GIVE_UP_SECONDS)
+        found[operation] = time.time() - began
+        case.add("lain", found[operation])
+        ground.proof.say(f"calm {operation}: {found[operation]:.1f} s, {', '.join(outcomes(seen, operation, past))}")
+    return found
+
+
+# --- judging ----------------------------------------------------------------------------------------------------------
+
+
+def tell(proof: Proof, number: int, done: Round) -> None:
+    kill = done.kill
+    took = f"{done.converged_at - done.killed_at:.1f} s" if done.converged_at is not None else "NOT CONVERGED"
+    trouble = "".join(f"\n             {text}" for text in done.wrong)
+    proof.say(f"{number:3} {kill.victim} at {kill.after:.2f} of {kill.operation}: {took}, {done.outcome}{trouble}")
+
+
+def judged(proof: Proof, ground: Ground, done: Sequence[Round], probes: Sequence[Sample]) -> None:
+    converged = proof.case("killed to order", unit="s")
+    for one in done:
+        seconds = (one.converged_at or one.killed_at + GIVE_UP_SECONDS) - one.killed_at
+        converged.add("lain", seconds)
+        proof.case(f"{one.kill.victim} killed to order", unit="s").add("lain", seconds)
+        if one.back_at is not None:
+            proof.case(f"{one.kill.victim} killed to working again", unit="s").add("lain", one.back_at - one.killed_at)
+    converged.target("the slowest", converged.worst(), at_most=CONVERGED_SECONDS)
+    converged.target("kills", len(done), at_least=1)
+    left = proof.case("left over or touched")
+    for one in done:
+        for text in one.wrong:
+            left.note(f"{one.kill.victim} at {one.kill.after:.2f} of {one.kill.operation}: {text}")
+    left.target("rounds with anything not in order", sum(bool(one.wrong) for one in done), at_most=0)
+    failed = [one for one in done if one.outcome != Outcome.SUCCEEDED.value]
+    ends = proof.case("operations")
+    for one in failed:
+        ends.note(f"{one.kill.victim} at {one.kill.after:.2f} of {one.kill.operation}: {one.outcome}")
+    ends.target("operations that a kill made fail", len(failed), at_most=0)
+    proof.facts["asked_again"] = dict(ground.asked_again.most_common())
+    routed(proof, done, probes)
+
+
+def routed(proof: Proof, done: Sequence[Round], probes: Sequence[Sample]) -> None:
+    """A probe that failed is excused only if nginx's own death broke its connection."""
+    case = proof.case("nobody unrouted", unit="s")
+    starts = [one.began for one in done]
+    unexcused = 0
+    for one, until in zip(done, [*starts[1:], float("inf")], strict=True):
+        bad = [
+            probe
+            for probe in probes
+            if one.began <= probe.due < until
+            and (probe.outcome != "200" or probe.milliseconds > 1000 * SLOW_ANSWER_SECONDS)
+        ]
+        if one.kill.victim in ("nginx-master", "nginx-worker"):
+            span = max((probe.due - one.killed_at + 1 / PROBES_A_SECOND for probe in bad), default=0.0)
+            case.add(one.kill.victim, max(span, 0.0))
+            broken = [p for p in bad if not p.outcome.isdigit() and p.due <= one.killed_at + UNROUTED_SECONDS]
+            bad = [probe for probe in bad if probe not in broken]
+        unexcused += len(bad)
+        for probe in bad[:3]:
+            case.note(
+                f"{one.kill.victim} at {one.kill.after:.2f} of {one.kill.operation}: {probe.outcome} after "
+                f"{probe.milliseconds:.0f} ms, {probe.due - one.killed_at:+.2f} s from the kill"
+            )
+    worst = max((case.worst(name) for name in case.samples), default=0.0)
+    case.target("longest without an answer after nginx's own death", worst, at_most=UNROUTED_SECONDS)
+    case.target("requests that nothing excuses", unexcused, at_most=0)
+    proof.facts["probes"] = len(probes)
+
+
+# --- who leads --------------------------------------------------------------------------------------------------------
+
+
+def leaders(ground: Ground, rounds: int, dice: random.Random) -> None:
+    """Kill the leader in the middle of a rollout: how long until another has decided something."""
+    case = ground.proof.case("leader killed to the first decision of the next", unit="s")
+    ground.truth.ask(lambda console: console.scale(MOVING, "web", 4))
+    settled(ground, time.time() + GIVE_UP_SECONDS)
+    with second_controller(ground):
+        for _ in range(rounds):
+            lead_round(ground, case, "another replica", dice)
+    for _ in range(rounds):
+        lead_round(ground, case, "the same, restarted", dice)
+    for name in case.samples:
+        case.target(f"{name}: the slowest", case.worst(name), at_most=LEADER_SECONDS)
+
+
+def lead_round(ground: Ground, case: Case, contender: str, dice: random.Random) -> None:
+    truth, node = ground.truth, ground.node
+    settled(ground, time.time() + GIVE_UP_SECONDS)
+    leader = truth.picture().entries[keys.LEADER.key("deployd")]
+    names = {True: "deployd-second", False: "deployd"}
+    box = next(b for b in node.boxes() if b.name == f"lain-{names[b'second' in leader.value]}")
+    truth.ask(lambda console: console.restart(MOVING))
+    time.sleep(dice.uniform(0.1, 1.5))
+    killed_at = node.kill(box.pid)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        time.sleep(0.05)
+        reign = next((s for s in truth.seen if s.at > killed_at and s.change.key == leader.key and s.change.value
+                      and s.change.create_revision > leader.create_revision), None)  # fmt: skip
+        decided = reign and next(
+            (s for s in truth.seen if s.change.revision > reign.change.revision and _is_decision(s)), None
+        )
+        if decided:
+            case.add(contender, decided.at - killed_at)
+            ground.proof.say(f"{contender}: {decided.at - killed_at:.2f} s, {decided.change.key}")
+            return
+    case.add(contender, 30.0)
+
+
+def _is_decision(seen: Seen) -> bool:
+    return seen.change.key.startswith((keys.ASSIGN.prefix, keys.ENDPOINTS.prefix, keys.STATUS.prefix))
+
+
+@contextmanager
+def second_controller(ground: Ground) -> Iterator[None]:
+    """Another replica of the controller on the node, until the block ends; then the first one leads again."""
+    node, address = ground.node, ground.truth.address
+    part = next(one for one in parts(Site(NODE, address)) if one.name == "deployd")
+    tag = next(image.tag for image in images.PLATFORM if image.name == part.image)
+    environment = {**part.environment, "LAIN_DEPLOYD_ID": "second", "LAIN_DEPLOYD_PORT": "9512"}
+    environment["LAIN_HEALTH_URL"] = "https://127.0.0.1:9512/readyz"
+    other = dataclasses.replace(part, name="deployd-second", environment=environment)
+    node.run("docker", *run_argv(other, tag, node.run("docker", "image", "inspect", "--format", "{{.Id}}", tag)))
+    try:
+        _until(lambda: node.run("lain-health", "https://127.0.0.1:9512/readyz", "/etc/lain/ca"))
+        yield
+    finally:
+        node.run("docker", "rm", "--force", other.container)
+
+
+def _until(done: Callable[[], object], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            done()
+            return
+        except ShellFailed:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
