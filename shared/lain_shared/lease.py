@@ -120,6 +120,8 @@ class LeaseKeeper:
         self._release = release
         self._adopted = False
         """The lease is an earlier process's."""
+        self._noted = True
+        """Its id is on disk, if there is a file for it."""
         self._clock = clock
         self._stopped = asyncio.Event()
         self._woken = asyncio.Event()
@@ -194,12 +196,14 @@ class LeaseKeeper:
         """Have a lease that is renewed as of now."""
         if self._lease.id:
             await self._lease.renew()
+            if not self._noted:
+                self._write_state(self._lease.id)
             return
-        earlier = self._read_state()
-        if earlier and await self._lease.adopt(earlier):
-            log.info("lease_adopted", part=self.name, lease=f"{earlier:x}")
-            self._adopted = True
-            return
+        if earlier := self._read_state():
+            self._adopted = True  # also when the store answers only the next time
+            if await self._lease.adopt(earlier):
+                log.info("lease_adopted", part=self.name, lease=f"{earlier:x}")
+                return
         await self._lease.grant()
         self._adopted = False
         self._write_state(self._lease.id)
@@ -216,17 +220,25 @@ class LeaseKeeper:
             return int(json.loads(self._state_file.read_text())["lease"], 16)
         except FileNotFoundError:
             return 0
-        except (ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("lease_file_unreadable", part=self.name, file=str(self._state_file), error=str(error))
             return 0
 
     def _write_state(self, lease_id: int) -> None:
+        """A disk that takes nothing is no reason to give the lease up: it is tried again with each renewal."""
         if self._state_file is None:
             return
-        self._state_file.parent.mkdir(parents=True, exist_ok=True)
-        written = self._state_file.with_name(self._state_file.name + ".new")
-        written.write_text(json.dumps({"lease": f"{lease_id:x}"}))
-        written.replace(self._state_file)
+        try:
+            self._state_file.parent.mkdir(parents=True, exist_ok=True)
+            written = self._state_file.with_name(self._state_file.name + ".new")
+            written.write_text(json.dumps({"lease": f"{lease_id:x}"}))
+            written.replace(self._state_file)
+        except OSError as error:
+            if self._noted:
+                log.warning("lease_not_noted", part=self.name, file=str(self._state_file), error=str(error))
+            self._noted = False
+        else:
+            self._noted = True
 
     def _note(self, error: LainError) -> None:
         self._failures += 1

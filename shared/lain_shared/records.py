@@ -69,7 +69,7 @@ class Records(Generic[T]):
                     next="upgrade this daemon; the document was left as it is",
                 )
             return self._decoder.decode(value)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # no JSON, no text, too deep
             raise BadRecord(f"{key} does not hold a {self.kind.__name__}", why=str(error)) from error
 
     def encode(self, record: T) -> bytes:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
+from lain_deployd.controller.actions import PutStatus
 from lain_deployd.controller.execute import Executor
 from lain_deployd.controller.loops import Contact, Controller
 from lain_deployd.controller.mirrors import Mirrors
@@ -249,3 +250,17 @@ async def test_an_app_that_cannot_be_written_delays_no_other() -> None:
             return status is not None and status.value.phase is ProcPhase.STABLE
 
         await eventually(written, timeout_seconds=20)
+
+
+async def test_an_app_that_cannot_be_put_into_words_stops_no_other() -> None:
+    """A key that is no text stands in why it is frozen; that cannot be encoded, and is nobody else's trouble."""
+    store = MemoryStore()
+    leadership = Leadership(store, "deployd", "one")
+    async with running(leadership):
+        await eventually(lambda: leadership.is_leader)
+        fine = ProcStatus("fine", "web", 1, 1, ProcPhase.STABLE, 1, 1, 1, 0.0)
+        odd = replace(fine, app="odd", message="/lain/desired/odd/\udcff cannot be read")
+        writes = {status.app: (PutStatus(status, 0),) for status in (odd, fine)}
+        outcome = await Executor(store, leadership, ControllerMetrics()).execute(writes, leadership.fence())
+        assert list(outcome.failed) == ["odd"]
+        assert await store.get(keys.STATUS.key("fine", "web")) is not None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from pathlib import Path
 
 import pytest
@@ -103,6 +104,39 @@ async def test_an_unreadable_lease_file_is_no_reason_to_stay_away(tmp_path: Path
     keeper = LeaseKeeper(MemoryStore(), 2, state_file=file)
     async with running(keeper):
         await eventually(lambda: keeper.ready)
+
+
+@pytest.mark.parametrize("how", ["no directory", "full"])
+async def test_a_lease_that_cannot_be_written_down_is_held_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """A full disk is no reason for a node to be taken for lost."""
+    file = tmp_path / "x" / "lease.json"
+    if how == "full":
+
+        def full(*_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(Path, "write_text", full)
+    else:
+        (tmp_path / "x").write_text("a file, not a directory")
+    keeper = LeaseKeeper(MemoryStore(), 2, state_file=file)
+    async with running(keeper):
+        await eventually(lambda: keeper.ready)
+
+
+async def test_a_lease_adopted_in_two_tries_is_an_adopted_one(tmp_path: Path) -> None:
+    """The store answered only the second time: the key still stands, and an upgrade stays invisible."""
+    store, file = MemoryStore(), tmp_path / "lease.json"
+    async with running(first := Presence(store, lambda: (KEY, b"one"), 60, file)):
+        await eventually(lambda: first.ready)
+    second = Presence(store, lambda: (KEY, b"two"), 60, file, may_begin=lambda: False)
+    with store.outage():
+        task = asyncio.create_task(second.run())
+        await eventually(lambda: "away" in second.why_not_ready)
+    await eventually(lambda: second.ready)
+    second.stop()
+    await task
 
 
 # --- presence ---------------------------------------------------------------------------------------------------------

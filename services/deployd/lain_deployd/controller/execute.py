@@ -67,6 +67,11 @@ class Executor:
                     await self._write(actions, fence, outcome)
                 except LainError as error:
                     outcome.failed[app] = error
+                except Exception as error:  # a fault of ours with one app must not stop the others
+                    log.error("write_crashed", app=app, exc_info=error)
+                    outcome.failed[app] = LainError(
+                        f"{app} cannot be written, which is a fault of LAIN", why=str(error)
+                    )
 
         await asyncio.gather(*(one(app, actions) for app, actions in writes.items()))
         for error in outcome.failed.values():
