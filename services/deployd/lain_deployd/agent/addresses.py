@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv4Network
 
 from lain_shared.model.route import Endpoints, RouterMember, RouterState
@@ -54,11 +54,13 @@ class AddressBook:
             before = past.get(address)
             state = before or Past(used=False)
             in_use, is_named = address in now_used, address in now_named
+            is_quiet = address in now_quiet if in_use else state.quiet
+            if before is not None and (before.used, before.named, before.quiet) == (in_use, is_named, is_quiet):
+                continue
             if (state.named and not is_named) or (state.used and not in_use and not state.quiet):
                 state = replace(state, removal_revision=revision)
             if (state.used or state.named) and not (in_use or is_named):
                 state = replace(state, free_since=now)
-            is_quiet = address in now_quiet if in_use else state.quiet
             past[address] = replace(state, used=in_use, named=is_named, quiet=is_quiet)
         return self if past == self.past else replace(self, past=past)
 
@@ -71,13 +73,12 @@ class AddressBook:
         if not self.block:
             return ()
         found: list[tuple[float, int, str]] = []
-        for host in usable(self.block):
-            address = str(host)
+        for number, address in enumerate(usable(self.block)):
             state = self.past.get(address)
             if state is None:
-                found.append((0.0, int(host), address))
+                found.append((0.0, number, address))
             elif not (state.used or state.named) and _rested(state, now, quarantine_seconds, applied_revision):
-                found.append((state.free_since, int(host), address))
+                found.append((state.free_since, number, address))
         return tuple(address for _, _, address in sorted(found))
 
     def held_for(self, applied_revision: float, *, now: float, quarantine_seconds: float) -> int:
@@ -90,6 +91,7 @@ class AddressBook:
         )
 
 
+@lru_cache(maxsize=4096)
 def _within(address: str, block: IPv4Network) -> bool:
     try:
         return IPv4Address(address) in block
@@ -104,9 +106,9 @@ def _rested(state: Past, now: float, quarantine_seconds: float, applied_revision
 
 
 @cache
-def usable(block: str) -> tuple[IPv4Address, ...]:
+def usable(block: str) -> tuple[str, ...]:
     """Addresses of a block that pods may have: all but the network's, the bridge's own (the first) and the broadcast's."""
-    return tuple(IPv4Network(block).hosts())[1:]
+    return tuple(map(str, IPv4Network(block).hosts()))[1:]
 
 
 def named_addresses(endpoints: Iterable[Endpoints]) -> frozenset[str]:
