@@ -104,7 +104,8 @@ async def run_daemon(daemon: Daemon, *, health: Health | None = None, stop: asyn
         done, _ = await asyncio.wait({*tasks, stopping}, return_when=asyncio.FIRST_COMPLETED)
         ended = [task for task in tasks if task in done]
         if ended and not stop.is_set():
-            raise PartEnded(f"{ended[0].get_name()} ended although nobody asked it to") from ended[0].exception()
+            cause = asyncio.CancelledError() if ended[0].cancelled() else ended[0].exception()
+            raise PartEnded(f"{ended[0].get_name()} ended although nobody asked it to") from cause
     finally:
         if health is not None:
             health.stopping = True

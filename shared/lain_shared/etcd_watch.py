@@ -129,6 +129,8 @@ async def _answers(call: Any) -> AsyncGenerator[Any, None]:
             if not reader.done():
                 reader.cancel()
                 await asyncio.gather(reader, return_exceptions=True)
+        if reader.cancelled():  # by nobody here: its connection was replaced, and is closed
+            raise Lost("the connection was closed")
         answer = reader.result()
         if answer is grpc.aio.EOF:
             raise fault_from(await call.code(), await call.details() or "the stream ended")

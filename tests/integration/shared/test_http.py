@@ -268,12 +268,14 @@ async def test_nobody_there_is_unavailable_and_names_the_address() -> None:
             await client.put("/x", json={})
 
 
-async def test_a_part_that_ends_unasked_takes_the_process_down() -> None:
+@pytest.mark.parametrize("how", ["returns", "was cancelled"])
+async def test_a_part_that_ends_unasked_takes_the_process_down(how: str) -> None:
     class Ends:
         name, ready = "ends", True
 
         async def run(self) -> None:
-            return
+            if how == "was cancelled":
+                raise asyncio.CancelledError
 
         def stop(self) -> None: ...
 

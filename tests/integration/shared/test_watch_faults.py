@@ -12,9 +12,10 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from lain_shared import keys
+from lain_shared import etcd_channel, keys
 from lain_shared.errors import LainError, Unavailable, Uncertain
 from lain_shared.etcd import EtcdStore
+from lain_shared.etcd_channel import SILENCE_SECONDS, Lost
 from lain_shared.lease import Leadership, Presence
 from lain_shared.mirror import Mirror
 from lain_shared.model.node import Node
@@ -420,3 +421,22 @@ async def test_a_call_to_an_etcd_that_is_away_ends_within_its_deadline(etcd_sing
             await store.put("/a", b"3")
         assert not isinstance(refused.value, Uncertain)
         assert "does not answer" in refused.value.message
+
+
+async def test_a_watch_on_a_replaced_connection_goes_on_over_the_new_one(
+    etcd_single: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member frozen just long enough for its connection to be replaced, not for the watch to be given up: the watch lives on, on a
+    connection that is closed a minute later. gRPC then calls it cancelled, as if whoever reads it had been."""
+    async with EtcdStore.connect(etcd_single.endpoints) as store:
+        witness, writer = Witness(store, silence_seconds=NEVER), Writer(store)
+        (member,) = store.members.each()
+        async with running(witness.mirror):
+            await writer.write(1)
+            await assert_mirror_is_true(witness, writer, etcd_single.endpoints)
+            member._heard_at -= SILENCE_SECONDS
+            member.avoid(Lost("the member did not answer"))
+            monkeypatch.setattr(etcd_channel, "RETIRED_SECONDS", 0.0)
+            await writer.write(10)
+            assert not member._retired
+            await assert_mirror_is_true(witness, writer, etcd_single.endpoints)
