@@ -270,6 +270,7 @@ def replacement(part: Part, argv: tuple[str, ...]) -> str:
     create = shlex.join(("docker", "create", *argv[2:]))
     name, old = part.container, f"{part.container}-old"
     start = f"docker start {name}"
+    swap: tuple[str, ...]
     if part.hands_over:
         swap = (
             f"docker update --restart no {old}",
