@@ -10,7 +10,7 @@ import structlog
 from lain_deployd.agent.engine import Engine
 from lain_deployd.agent.spec import BRIDGE, NETWORK
 from lain_shared import keys
-from lain_shared.errors import Conflict, LainError
+from lain_shared.errors import Conflict, LainError, Unavailable
 from lain_shared.model.node import Block
 from lain_shared.records import Records
 from lain_shared.store import ABSENT, Store
@@ -49,7 +49,9 @@ class Blocks:
 
     async def ensure(self, pod_network: str | None) -> str:
         """This node's block, with its network there. ``pod_network`` None: not known, so only a known block will do."""
-        if not self._confirmed and pod_network is not None:
+        if self._confirmed:
+            await self._keep()
+        elif pod_network is not None:
             self.block = await self._claim(pod_network)
             self._confirmed = True
         if not self.block:
@@ -61,6 +63,26 @@ class Blocks:
             raise
         self.network_ready = True
         return self.block
+
+    async def _keep(self) -> None:
+        """See that the claim still stands: without it another node would take the block, and give the same addresses to its pods.
+
+        Claimed anew if it is gone; ``NoBlock`` when it is somebody else's now. With the store away, it is what it was.
+        """
+        try:
+            stored = await self._records.get(self.block)
+            if stored is None:
+                await self._records.put(Block(self.block, self._node), self.block, expect=ABSENT)
+                log.warning("block_claimed_anew", block=self.block)
+        except (Unavailable, Conflict):
+            return
+        if stored is not None and stored.value.node != self._node:
+            self.network_ready = False
+            raise NoBlock(
+                f"this node's address block {self.block} belongs to node {stored.value.node} now",
+                why="its key in blocks/ was written by somebody else: two nodes would give out the same addresses",
+                next=f"find out which of the two is to have it, and remove the other: lainctl node inspect {stored.value.node}",
+            )
 
     async def _claim(self, pod_network: str) -> str:
         while True:

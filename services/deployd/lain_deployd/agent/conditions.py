@@ -31,6 +31,8 @@ JUMP_TOLD_SECONDS = 600.0
 SOON_DAYS = 30
 DAY_SECONDS = 86400
 PART_LABEL = "lain.part"
+REPLACED = "-old"
+"""How a part is named while its successor, under its name, takes over from it."""
 DOWN_STATES = ("created", "exited", "paused", "dead", "restarting")
 MOST_NAMED = 5
 MIB, GIB = 1024**2, 1024**3
@@ -92,13 +94,17 @@ def _inside(known: Known) -> list[Verdict]:
         _unknown(words.POD_NETWORK_MISSING, "the Engine does not answer")
         if away and not network
         else _when(words.POD_NETWORK_MISSING, bool(network), network),
-        _when(words.ADDRESSES_SHORT, bool(known.address_problems), "; ".join(known.address_problems)),
+        _when(
+            words.ADDRESSES_SHORT, bool(known.address_problems) and not known.unreadable, "; ".join(known.address_problems)
+        ),
         _when(
             words.VOLUME_MISSING,
             bool(known.missing_volumes),
             "; ".join(f"the data of {name} is gone from this node's disk" for name in sorted(known.missing_volumes)),
         ),
-        _when(words.RECORDS_UNREADABLE, bool(known.unreadable), _listed(f"{key}: {why}" for key, why in known.unreadable.items())),
+        _when(words.RECORDS_UNREADABLE, bool(known.unreadable), _listed(
+            [*(f"{key}: {why}" for key, why in known.unreadable.items()), *(known.address_problems if known.unreadable else ())]
+        )),
     ]  # fmt: skip
 
 
@@ -289,10 +295,12 @@ def _parts(known: Known, machine: Machine) -> Verdict:
     """Containers of the platform that are there and not up."""
     if machine.containers is None or known.engine_trouble is not None:
         return _unknown(words.PART_DOWN, machine.unread.get("containers", "the Engine does not answer"))
-    down = sorted(
-        (one for one in machine.containers if PART_LABEL in one.labels and one.state in DOWN_STATES),
-        key=lambda one: one.name,
-    )
+    parts = {one.name: one for one in machine.containers if PART_LABEL in one.labels}
+    down = [
+        one
+        for name, one in sorted(parts.items())
+        if one.state in DOWN_STATES and not name.endswith(REPLACED) and name + REPLACED not in parts
+    ]
     states = ", ".join(
         f"{one.name} is {one.state}" + (f" (exit code {one.exit_code})" if one.exit_code is not None else "") for one in down
     )  # fmt: skip
