@@ -69,6 +69,12 @@ class Endpoint:
     status: int = 200
     tags: tuple[str, ...] = ()
     errors: tuple[int, ...] = ()
+    also: tuple[int, ...] = ()
+    """Other statuses that are no refusals, with the same body."""
+    media: tuple[str, ...] = ()
+    """The types of a body that is not JSON."""
+    parameters: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """Parameter of the path → what it may be (JSON Schema), for the documentation; the handler judges."""
     daemons: tuple[str, ...] = ()
     """With ``Access.DAEMON``: whose certificates pass; empty: every daemon's."""
 
@@ -84,15 +90,23 @@ class Probes:
 class Api:
     """The routes of one daemon. Every one declares its ``access``; there is no default."""
 
-    def __init__(self, service: str, version: str, description: str = "") -> None:
+    def __init__(
+        self,
+        service: str,
+        version: str,
+        description: str = "",
+        parameters: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.service, self.version, self.description = service, version, description
+        self.parameters = parameters or {}
+        """What parameters of its paths may be (JSON Schema)."""
         self.endpoints: list[Endpoint] = []
 
     def route(
         self, method: str, path: str, *, access: Access, summary: str, **more: Any
     ) -> Callable[[Handler], Handler]:
         def declare(handler: Handler) -> Handler:
-            self.endpoints.append(Endpoint(method, path, access, summary, handler, **more))
+            self.endpoints.append(Endpoint(method, path, access, summary, handler, parameters=self.parameters, **more))
             return handler
 
         return declare
@@ -134,10 +148,11 @@ class Api:
         )
         for key, value in (context or {}).items():
             app[key] = value
-        document = openapi.document(self.service, self.version, self.description, self.endpoints)
-        self_description = _Common(self.service, self.version, probes or Probes(), metrics, document)
+        common = _Common(self.service, self.version, probes or Probes(), metrics)
+        every = (*self.endpoints, *common.endpoints())
+        common.describe(openapi.document(self.service, self.version, self.description, every))
         endpoints: dict[Any, Endpoint] = {}
-        for endpoint in (*self.endpoints, *self_description.endpoints()):
+        for endpoint in every:
             resource = app.router.add_route(endpoint.method, endpoint.path, endpoint.handler)
             endpoints[resource] = endpoint
         app[_ENDPOINT_OF] = endpoints
@@ -197,6 +212,14 @@ def reply(value: object, *, status: int = 200, headers: Mapping[str, str] | None
     return web.Response(
         body=msgspec.json.encode(value), status=status, content_type="application/json", headers=headers
     )
+
+
+def require_websocket(request: web.Request) -> None:
+    """Raises ``Invalid`` unless the client wants one: nothing is started for who could not see it end."""
+    if not web.WebSocketResponse().can_prepare(request):
+        raise Invalid(
+            "this is a WebSocket", next="send Upgrade: websocket (RFC 6455), or: lain exec", code="websocket_needed"
+        )
 
 
 def no_content() -> web.Response:
@@ -381,24 +404,45 @@ def _peer_name(request: web.Request) -> str | None:
 # --- what every daemon serves -----------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True, slots=True)
+class DaemonHealth:
+    """How a daemon is. ``reasons``: part → why it is not well."""
+
+    status: str
+    reasons: Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonVersion:
+    service: str
+    version: str
+
+
 class _Common:
-    def __init__(
-        self, service: str, version: str, probes: Probes, metrics: CollectorRegistry, document: Mapping[str, Any]
-    ) -> None:
+    def __init__(self, service: str, version: str, probes: Probes, metrics: CollectorRegistry) -> None:
         self.service, self.version, self.probes, self.metrics = service, version, probes, metrics
-        self.document = msgspec.json.encode(document)
+        self.document = self.page = b""
+
+    def describe(self, document: Mapping[str, Any]) -> None:
+        """What ``/openapi.json`` and ``/docs`` show."""
+        self.document, self.page = msgspec.json.encode(document), openapi.page(document).encode()
 
     def endpoints(self) -> tuple[Endpoint, ...]:
-        def public(path: str, summary: str, handler: Handler) -> Endpoint:
-            return Endpoint("GET", path, Access.PUBLIC, summary, handler)
+        def public(path: str, summary: str, handler: Handler, **more: Any) -> Endpoint:
+            return Endpoint("GET", path, Access.PUBLIC, summary, handler, tags=("every daemon",), **more)
 
         return (
-            public("/healthz", "Alive?", self.healthz),
-            public("/readyz", "Ready, or why not", self.readyz),
-            public("/metrics", "Prometheus metrics", self.render_metrics),
-            public("/version", "Version", self.tell_version),
-            public("/openapi.json", "This document", self.openapi),
-            public("/docs", "This document, for people", self.docs),
+            public("/healthz", "Alive?", self.healthz, response=DaemonHealth, also=(503,)),
+            public("/readyz", "Ready, or why not", self.readyz, response=DaemonHealth, also=(503,)),
+            public(
+                "/metrics",
+                "Prometheus metrics",
+                self.render_metrics,
+                media=("text/plain", "application/openmetrics-text"),
+            ),
+            public("/version", "Version", self.tell_version, response=DaemonVersion),
+            public("/openapi.json", "This document", self.openapi, media=("application/json",)),
+            public("/docs", "This document, for people", self.docs, media=("text/html",)),
         )
 
     async def healthz(self, _request: web.Request) -> web.Response:
@@ -409,7 +453,7 @@ class _Common:
 
     def _verdict(self, reasons: Mapping[str, str], good: str, bad: str) -> web.Response:
         failing = {name: why for name, why in reasons.items() if why}
-        return reply({"status": bad if failing else good, "reasons": failing}, status=503 if failing else 200)
+        return reply(DaemonHealth(bad if failing else good, failing), status=503 if failing else 200)
 
     async def render_metrics(self, request: web.Request) -> web.Response:
         """The text format every tool reads, or OpenMetrics for who asks for it (Prometheus does)."""
@@ -420,10 +464,10 @@ class _Common:
         return web.Response(body=body, headers={"Content-Type": kind})
 
     async def tell_version(self, _request: web.Request) -> web.Response:
-        return reply({"service": self.service, "version": self.version})
+        return reply(DaemonVersion(self.service, self.version))
 
     async def openapi(self, _request: web.Request) -> web.Response:
         return web.Response(body=self.document, content_type="application/json")
 
     async def docs(self, _request: web.Request) -> web.Response:
-        return web.Response(text=openapi.page(msgspec.json.decode(self.document)), content_type="text/html")
+        return web.Response(body=self.page, content_type="text/html", charset="utf-8")

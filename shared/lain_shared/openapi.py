@@ -13,10 +13,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from apispec import APISpec
 from apispec.ext.marshmallow import MarshmallowPlugin
+from apispec.ext.marshmallow.openapi import OpenAPIConverter
+from marshmallow import Schema, fields, validate
 
 if TYPE_CHECKING:
     from lain_shared.http_server import Endpoint
 
+WHOLE = r"\Z"
+"""How a Python expression says that nothing may follow."""
 _PARAMETER = re.compile(r"{(\w+)(?::[^}]*)?}")
 _ERROR_SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -38,9 +42,51 @@ _ERROR_SCHEMA: Mapping[str, Any] = {
 }
 
 
+class _Converter(OpenAPIConverter):
+    """Says all that a request schema checks and that JSON Schema can say. A schema class may add to it: ``json_schema``."""
+
+    def schema2jsonschema(self, schema: Any) -> dict[str, Any]:
+        found: dict[str, Any] = {**super().schema2jsonschema(schema)}  # type: ignore[no-untyped-call]
+        found |= getattr(schema, "json_schema", {})
+        return found
+
+
+class _Plugin(MarshmallowPlugin):
+    Converter = _Converter
+
+    def init_spec(self, spec: APISpec) -> None:
+        super().init_spec(spec)
+        if self.converter is not None:
+            self.converter.add_attribute_function(_exactly)  # type: ignore[no-untyped-call]
+
+
+def _exactly(
+    _converter: OpenAPIConverter, field: fields.Field[Any], ret: dict[str, Any], **_: object
+) -> dict[str, Any]:
+    """What apispec leaves out: whole patterns, the names a map may have, and what a field says of itself."""
+    if (given := getattr(field, "json_schema", None)) is not None:
+        ret.clear()
+        return {"anyOf": [dict(given), {"type": "null"}]} if field.allow_none else dict(given)
+    found: dict[str, Any] = {}
+    for validator in field.validators:
+        if isinstance(validator, validate.Regexp):
+            found["pattern"] = pattern(validator.regex)
+    if isinstance(field, fields.Dict) and field.key_field is not None:
+        for validator in field.key_field.validators:
+            if isinstance(validator, validate.Regexp):
+                found["propertyNames"] = {"pattern": pattern(validator.regex)}
+    return found
+
+
+def pattern(expression: re.Pattern[Any]) -> str:
+    """A Python expression that is matched from the start on, as JSON Schema has it (ECMA-262, unanchored)."""
+    text = str(expression.pattern)
+    return f"^(?:{text.removesuffix(WHOLE)})" + ("$" if text.endswith(WHOLE) else "")
+
+
 def document(service: str, version: str, description: str, endpoints: Iterable[Endpoint]) -> dict[str, Any]:
     """The OpenAPI document of these routes."""
-    plugin = MarshmallowPlugin(schema_name_resolver=_name_of)
+    plugin = _Plugin(schema_name_resolver=_name_of)
     spec = APISpec(
         title=f"LAIN {service}",
         version=version,
@@ -70,35 +116,58 @@ def _name_of(schema: Any) -> str:
 
 
 def _operation(endpoint: Endpoint, response: Mapping[str, Any] | None) -> dict[str, Any]:
-    public = endpoint.access.value == "public"
-    refusals = {*endpoint.errors, 500} | (set() if public else {401, 403, 503})
     parameters: list[dict[str, Any]] = [
-        {"in": "path", "name": name, "required": True, "schema": {"type": "string"}}
+        {
+            "in": "path",
+            "name": name,
+            "required": True,
+            "schema": dict(endpoint.parameters.get(name, {"type": "string"})),
+        }
         for name in _PARAMETER.findall(endpoint.path)
     ]
-    if parameters:
-        refusals.add(404)
-    if endpoint.request is not None or endpoint.query is not None:
-        refusals.add(400)
+    refusals = _refusals(endpoint, named=bool(parameters))
     if endpoint.query is not None:
         parameters.append({"in": "query", "schema": endpoint.query})
     good: dict[str, Any] = {"description": endpoint.summary}
     if response is not None:
         good["content"] = {"application/json": {"schema": dict(response)}}
+    elif endpoint.media:
+        good["content"] = {kind: {} for kind in endpoint.media}
     problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Error"}}}
     operation: dict[str, Any] = {
         "summary": endpoint.summary,
         "description": (endpoint.handler.__doc__ or "").strip(),
         "tags": list(endpoint.tags),
         "parameters": parameters,
-        "responses": {str(endpoint.status): good}
+        "responses": {str(status): good for status in sorted({endpoint.status, *endpoint.also})}
         | {str(status): {"description": "refused", "content": problem} for status in sorted(refusals)},
-        "security": [] if public else [{"token": []}],
+        "security": [] if endpoint.access.value == "public" else [{"token": []}],
         "x-lain-access": endpoint.access.value,
     }
     if endpoint.request is not None:
-        operation["requestBody"] = {"content": {"application/json": {"schema": endpoint.request}}}
+        needed = _needs_a_body(endpoint.request)
+        operation["requestBody"] = {"content": {"application/json": {"schema": endpoint.request}}, "required": needed}
     return operation
+
+
+def _refusals(endpoint: Endpoint, *, named: bool) -> set[int]:
+    found = {*endpoint.errors, 500}
+    if endpoint.access.value != "public":
+        found |= {401, 403, 503}
+    if named:
+        found |= {400, 404}
+    if endpoint.request is not None or endpoint.query is not None:
+        found.add(400)
+    if endpoint.request is not None:
+        found.add(413)
+    if endpoint.method != "GET":
+        found |= {409, 422}
+    return found - {endpoint.status, *endpoint.also}
+
+
+def _needs_a_body(schema: type[Schema]) -> bool:
+    """An empty body is ``{}``: is that not enough?"""
+    return bool(schema().validate({}))
 
 
 def page(document: Mapping[str, Any]) -> str:

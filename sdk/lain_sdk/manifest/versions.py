@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from lain_shared.errors import Invalid
 
+MAX_VERSION = 120
 PHASES = ("prepare", "build", "release", "test", "meta")
-_VERSION = re.compile(r"(?P<time>[0-9]+(?:\.[0-9]+)?)-(?P<commit>[0-9A-Za-z_]+)(?P<suffix>(?:-[0-9A-Za-z_]+)*)\Z")
+VERSION = re.compile(r"(?P<time>[0-9]+(?:\.[0-9]+)?)-(?P<commit>[0-9A-Za-z_]+)(?P<suffix>(?:-[0-9A-Za-z_]+)*)\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,7 @@ class MetaVersion:
 
 def parse_version(text: str) -> MetaVersion | None:
     """The version in ``<time>-<commit>``, or None when it is none."""
-    found = _VERSION.match(text) if len(text) <= 120 else None
+    found = VERSION.match(text) if len(text) <= MAX_VERSION else None
     return None if found is None else MetaVersion(text, float(found["time"]), found["commit"], found["suffix"])
 
 

@@ -83,30 +83,12 @@ class Administration:
         return ConfigView(name, document, entry.mod_revision)
 
     async def set_config(self, name: str, value: Mapping[str, Any], revision: int | None, who: str) -> ConfigView:
-        """Replace ``config/<name>``; ``revision``: only if it is still that one. Raises ``Invalid``, ``Refused``, ``Conflict``."""
-        if name in PROTECTED_CONFIG:
-            raise Refused(
-                f"config/{name} is not changed here",
-                why="a wrong value would lock everybody out",
-                next="rotate keys with lainctl",
-                code="protected_config",
-            )
-        record: object = dict(value)
-        if name in KNOWN_CONFIG:
-            kind = KNOWN_CONFIG[name]
-            try:
-                record = msgspec.convert(dict(value), kind)
-            except msgspec.ValidationError as error:
-                raise Invalid(
-                    f"config/{name} does not take this value", why=str(error), code="invalid_config"
-                ) from error
-            unknown = sorted(set(value) - set(kind.__dataclass_fields__))
-            if unknown:
-                raise Invalid(
-                    f"config/{name} has no field {', '.join(unknown)}",
-                    next=f"its fields: {', '.join(kind.__dataclass_fields__)}",
-                    code="invalid_config",
-                )
+        """Replace ``config/<name>`` by a value that was judged; ``revision``: only if it is still that one.
+
+        Raises ``NotFound``, ``Refused``, ``Conflict``.
+        """
+        self.require_changeable(name)
+        record = msgspec.convert(dict(value), KNOWN_CONFIG[name])
         try:
             written = await self.state.store.put(
                 keys.CONFIG.key(name), encode(record, keys.CONFIG.version), expect=revision
@@ -117,6 +99,23 @@ class Administration:
             ) from error
         log.info("config_changed", name=name, who=who, revision=written)
         return await self.config(name)
+
+    @staticmethod
+    def require_changeable(name: str) -> None:
+        """Only what is known, so that its value can be judged, and what locks nobody out."""
+        if name not in KNOWN_CONFIG:
+            raise NotFound(
+                f"there is no configuration {name!r}",
+                next=f"what can be changed: {', '.join(sorted(KNOWN_CONFIG.keys() - PROTECTED_CONFIG))}",
+                code="config_not_found",
+            )
+        if name in PROTECTED_CONFIG:
+            raise Refused(
+                f"config/{name} is not changed here",
+                why="a wrong value would lock everybody out",
+                next="rotate keys with lainctl",
+                code="protected_config",
+            )
 
     # --- tokens -------------------------------------------------------------------------------------------------------
 

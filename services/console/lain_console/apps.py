@@ -14,7 +14,7 @@ from lain_console.state import CLUSTER, Scene, State, VolumesUnknown
 from lain_sdk.api_types import HostView, VolumeView
 from lain_sdk.manifest import default_hosts, normal_giturl, validate_appname
 from lain_shared import keys
-from lain_shared.errors import Conflict, Invalid, NotFound
+from lain_shared.errors import Conflict, NotFound, Refused
 from lain_shared.model.app import App, Operation, OperationKind, OperationPhase
 from lain_shared.model.route import HostClaim
 from lain_shared.store import ABSENT, Delete, Expectation, ModRevision, Write
@@ -175,7 +175,7 @@ class Apps:
         """Take the app out of service. Its name, releases and history stay; so do its volumes, which are listed, unless
         ``delete_volumes`` is the app's name: then their nodes delete them once nothing of the app is left there."""
         if delete_volumes is not None and delete_volumes != name:
-            raise Invalid(
+            raise Refused(
                 f"delete_volumes is {delete_volumes!r}, not the app's name",
                 why="the name is asked for because what is deleted does not come back",
                 next=f"give the name exactly: {name}",

@@ -170,6 +170,9 @@ async def commands(client: HttpClient, gone: PodId) -> None:
     with pytest.raises(Invalid):
         async with client.websocket(path):
             pass
+    with pytest.raises(Invalid, match="this is a WebSocket"):  # nothing is run for who could not see it end
+        await client.get(path, params={"cmd": "touch /tmp/ran"})
+    assert (await run("test", "-e", "/tmp/ran"))[2] == 1
 
 
 async def losses(bench: Bench, client: HttpClient) -> None:

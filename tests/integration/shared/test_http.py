@@ -245,7 +245,7 @@ async def test_what_every_daemon_serves(served: Served) -> None:
     assert document["openapi"] == "3.1.0"
     change = document["paths"]["/apps/{app}/"]["put"]
     assert change["x-lain-access"] == "deploy"
-    assert set(change["responses"]) == {"202", "400", "401", "403", "404", "500", "503"}
+    assert set(change["responses"]) == {"202", "400", "401", "403", "404", "409", "413", "422", "500", "503"}
     connector = aiohttp.TCPConnector(ssl=client_context(ca=served.trusted / "ca.pem"))
     async with aiohttp.ClientSession(connector=connector) as session:
         async with session.get(f"{served.url}/metrics") as answer:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from aiohttp import web
 
 from lain_console.api.context import context
-from lain_console.api.schemas import ConfigSchema, TokenSchema
+from lain_console.api.schemas import PARAMETERS, ConfigSchema, TokenSchema
 from lain_sdk.api_types import ConfigView, IssuedToken, TokenView
 from lain_shared.http_server import Api, no_content, parse, principal, reply
 from lain_shared.tokens import Access
 
-routes = Api("console", "")
+routes = Api("console", "", parameters=PARAMETERS)
 CONFIG = "/api/v1/config/"
 TOKENS = "/api/v1/tokens/"
 
@@ -33,10 +33,10 @@ async def get_config(request: web.Request) -> web.Response:
     response=ConfigView,
 )
 async def set_config(request: web.Request) -> web.Response:
+    administration, name = context(request).administration, request.match_info["name"]
+    administration.require_changeable(name)
     wanted = await parse(request, ConfigSchema)
-    changed = await context(request).administration.set_config(
-        request.match_info["name"], wanted["value"], wanted["revision"], principal(request).name
-    )
+    changed = await administration.set_config(name, wanted["value"], wanted["revision"], principal(request).name)
     return reply(changed)
 
 

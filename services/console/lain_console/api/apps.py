@@ -5,13 +5,13 @@ from __future__ import annotations
 from aiohttp import web
 
 from lain_console.api.context import context
-from lain_console.api.schemas import DeploySchema, EnvSchema, RollbackSchema, UndeploySchema
+from lain_console.api.schemas import PARAMETERS, DeploySchema, EnvSchema, RollbackSchema, UndeploySchema
 from lain_console.releases import Started
 from lain_sdk.api_types import Accepted, AppView, EnvView, ExplainView, PlanView
 from lain_shared.http_server import Api, parse, principal, query, reply
 from lain_shared.tokens import Access
 
-routes = Api("console", "")
+routes = Api("console", "", parameters=PARAMETERS)
 APP = "/api/v1/apps/{app}/"
 
 
@@ -35,7 +35,15 @@ async def get_app(request: web.Request) -> web.Response:
     return reply(await context(request).reading.app(request.match_info["app"]))
 
 
-@routes.put(APP, access=Access.DEPLOY, summary="Deploy a version", request=DeploySchema, response=Accepted, status=202)
+@routes.put(
+    APP,
+    access=Access.DEPLOY,
+    summary="Deploy a version",
+    request=DeploySchema,
+    response=Accepted,
+    status=202,
+    also=(200,),
+)
 async def deploy(request: web.Request) -> web.Response:
     """Move the app to a version (the newest deployable one if none is named)."""
     wanted, app, who = await parse(request, DeploySchema), request.match_info["app"], principal(request).name
@@ -67,6 +75,7 @@ async def plan(request: web.Request) -> web.Response:
     query=UndeploySchema,
     response=Accepted,
     status=202,
+    also=(200,),
 )
 async def undeploy(request: web.Request) -> web.Response:
     """Its name, releases and history stay, and so do its volumes, which are listed. With ``delete_volumes=<the app's name>`` their nodes
@@ -84,6 +93,7 @@ async def undeploy(request: web.Request) -> web.Response:
     request=RollbackSchema,
     response=Accepted,
     status=202,
+    also=(200,),
 )
 async def rollback(request: web.Request) -> web.Response:
     wanted = await parse(request, RollbackSchema)
@@ -105,6 +115,7 @@ async def get_env(request: web.Request) -> web.Response:
     request=EnvSchema,
     response=Accepted,
     status=202,
+    also=(200,),
 )
 async def set_env(request: web.Request) -> web.Response:
     """A running app gets a new release with it."""

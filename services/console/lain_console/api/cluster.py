@@ -5,12 +5,13 @@ from __future__ import annotations
 from aiohttp import web
 
 from lain_console.api.context import context
+from lain_console.api.schemas import PARAMETERS
 from lain_sdk.api_types import ClusterView, WhoamiView
 from lain_shared.http_server import Api, principal, reply
 from lain_shared.platform_view import PlatformView
 from lain_shared.tokens import Access
 
-routes = Api("console", "")
+routes = Api("console", "", parameters=PARAMETERS)
 
 
 @routes.get("/api/v1/whoami/", access=Access.AUTHENTICATED, summary="Who calls", response=WhoamiView)

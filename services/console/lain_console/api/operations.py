@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from lain_console.api.context import Context, context
-from lain_console.api.schemas import EventsSchema
+from lain_console.api.schemas import PARAMETERS, EventsSchema
 from lain_console.reading import no_operation
 from lain_sdk.api_types import OperationView, ReleaseView
 from lain_shared.errors import Invalid, Unavailable
@@ -13,7 +13,7 @@ from lain_shared.http_server import Api, EventStream, principal, query, reply, s
 from lain_shared.model.app import HistoryRecord, Operation
 from lain_shared.tokens import Access
 
-routes = Api("console", "")
+routes = Api("console", "", parameters=PARAMETERS)
 APP = "/api/v1/apps/{app}/"
 LOOK_AGAIN_SECONDS = 2.0
 
@@ -36,6 +36,7 @@ async def cancel(request: web.Request) -> web.Response:
     access=Access.READ,
     summary="Its progress, as server-sent events: step, status, end",
     query=EventsSchema,
+    media=("text/event-stream",),
 )
 async def events(request: web.Request) -> web.StreamResponse:
     """``operation``: its id (default: the running one). Steps from the first on, then what changes; ``end`` is the last."""

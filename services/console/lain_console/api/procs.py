@@ -11,16 +11,16 @@ from aiohttp import web
 from lain_console.adapters.agents import relay
 from lain_console.api.apps import accepted
 from lain_console.api.context import context
-from lain_console.api.schemas import LogsSchema, OperateSchema, ProcSchema
+from lain_console.api.schemas import PARAMETERS, ExecSchema, LogsSchema, OperateSchema, ProcSchema
 from lain_console.procs import Scaling
 from lain_console.releases import Started
 from lain_sdk.api_types import Accepted, ProcView
 from lain_shared.errors import Invalid, LainError
-from lain_shared.http_server import Api, parse, principal, query, reply
+from lain_shared.http_server import Api, parse, principal, query, reply, require_websocket
 from lain_shared.tokens import Access
 
 log = structlog.get_logger()
-routes = Api("console", "")
+routes = Api("console", "", parameters=PARAMETERS)
 PROCS = "/api/v1/apps/{app}/procs/"
 PROC = "/api/v1/apps/{app}/procs/{proc}/"
 INSTANCE = "/api/v1/apps/{app}/procs/{proc}/instances/{instance}/"
@@ -41,6 +41,7 @@ async def list_procs(request: web.Request) -> web.Response:
     request=OperateSchema,
     response=Accepted,
     status=202,
+    also=(200,),
 )
 async def operate_all(request: web.Request) -> web.Response:
     wanted = await parse(request, OperateSchema)
@@ -62,6 +63,7 @@ async def get_proc(request: web.Request) -> web.Response:
     request=ProcSchema,
     response=Accepted,
     status=202,
+    also=(200,),
 )
 async def set_proc(request: web.Request) -> web.Response:
     """Either ``instances``, ``cpu``, ``memory``, ``reset``; or ``operation`` and, for one of them, ``instance``."""
@@ -97,7 +99,13 @@ def _instance(request: web.Request) -> tuple[str, str, int]:
     return request.match_info["app"], request.match_info["proc"], int(text)
 
 
-@routes.get(INSTANCE + "logs/", access=Access.READ, summary="Output of an instance, as lines", query=LogsSchema)
+@routes.get(
+    INSTANCE + "logs/",
+    access=Access.READ,
+    summary="Output of an instance, as lines",
+    query=LogsSchema,
+    media=("text/plain",),
+)
 async def logs(request: web.Request) -> web.StreamResponse:
     """``follow``: go on as it comes. ``previous``: of the container before the last restart. ``since``: seconds since the epoch."""
     wanted = query(request, LogsSchema)
@@ -130,12 +138,16 @@ async def logs(request: web.Request) -> web.StreamResponse:
     return response
 
 
-@routes.get(INSTANCE + "exec/", access=Access.DEPLOY, summary="A command inside an instance (WebSocket)")
+@routes.get(
+    INSTANCE + "exec/", access=Access.DEPLOY, summary="A command inside an instance (WebSocket)", query=ExecSchema, status=101,
+    errors=(409,),
+)  # fmt: skip
 async def exec_(request: web.Request) -> web.StreamResponse:
     """``?cmd=ls&cmd=-l&tty=true``. Binary to the server is stdin; binary from it is one byte (1 stdout, 2 stderr) and data."""
     command = request.query.getall("cmd", [])
     if not command:
         raise Invalid("say what to run: ?cmd=…", code="invalid_request")
+    require_websocket(request)
     located = await context(request).reading.locate(*_instance(request))
     tty = request.query.get("tty") == "true"
     async with context(request).agents.exec(located.agent_url, located.pod, command, tty=tty) as agent:

@@ -7,12 +7,12 @@ from aiohttp import web
 from lain_console import views
 from lain_console.access import require
 from lain_console.api.context import context
-from lain_console.api.schemas import GuestsSchema, RegisterSchema
+from lain_console.api.schemas import PARAMETERS, GuestsSchema, RegisterSchema
 from lain_sdk.api_types import HostView, RepoView, VersionsView
 from lain_shared.http_server import Api, no_content, parse, principal, reply
 from lain_shared.tokens import Access
 
-routes = Api("console", "")
+routes = Api("console", "", parameters=PARAMETERS)
 REPOS = "/api/v1/repos/"
 REPO = "/api/v1/repos/{app}/"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -15,7 +17,8 @@ from lain_deployd.agent.keeper import Keeper
 from lain_deployd.agent.loops import NodeReport
 from lain_shared import keys
 from lain_shared.errors import Invalid, LainError, NotFound
-from lain_shared.http_server import Api, principal, query, reply
+from lain_shared.http_server import Api, principal, query, reply, require_websocket
+from lain_shared.json_fields import QueryFlag, QueryNumber, QueryWhole
 from lain_shared.loop import Loop
 from lain_shared.model.pod import Observed
 from lain_shared.tokens import Access
@@ -30,16 +33,31 @@ RELAYS = (keys.CONSOLE,)
 """Who may read output and run commands for people: it has asked them who they are. No other daemon's certificate passes."""
 MAX_FRAME_BYTES = 1024 * 1024
 
-api = Api("agent", "0.1.0", "The pods of one node: what runs, its output, commands inside.")
+MAX_SECONDS = 1e10
+"""Since the epoch: the year 2286."""
+PARAMETERS: Mapping[str, Mapping[str, Any]] = {
+    "pod": {"type": "string", "pattern": r"^.{1,128}\.[^.]{1,63}-[0-9]{1,6}\.g[0-9]{1,18}$"},
+    "volume": {"type": "string", "minLength": 1, "maxLength": 255},
+}
+"""What stands in a path."""
+
+api = Api("agent", "0.1.0", "The pods of one node: what runs, its output, commands inside.", PARAMETERS)
 
 
 class LogsSchema(Schema):
     """``since``: seconds since the epoch. ``previous``: the run that ended last. ``follow``: go on, over restarts, until it is gone."""
 
-    follow = fields.Bool(load_default=False)
-    previous = fields.Bool(load_default=False)
-    since = fields.Float(load_default=None, validate=validate.Range(0))
-    tail = fields.Int(load_default=None, validate=validate.Range(0, 1_000_000))
+    follow = QueryFlag(load_default=False)
+    previous = QueryFlag(load_default=False)
+    since = QueryNumber(load_default=None, allow_none=False, validate=validate.Range(0, MAX_SECONDS))
+    tail = QueryWhole(load_default=None, allow_none=False, validate=validate.Range(0, 1_000_000))
+
+
+class ExecSchema(Schema):
+    """The command's words, and whether it wants a terminal."""
+
+    cmd = fields.List(fields.Str(validate=validate.Length(1, 32768)), required=True, validate=validate.Length(1, 1000))
+    tty = QueryFlag(load_default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +67,14 @@ class VolumeView:
     name: str
     path: str
     missing: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LossView:
+    """The data of one instance is lost, and somebody said so."""
+
+    volume: str
+    confirmed: bool = True
 
 
 @api.get("/api/v1/pods/", access=Access.DAEMON, summary="The pods of this node, as seen now", response=list[Observed])
@@ -63,6 +89,7 @@ async def pods(request: web.Request) -> web.Response:
     daemons=RELAYS,
     summary="Output of a pod, as it came",
     query=LogsSchema,
+    media=("text/plain",),
 )
 async def logs(request: web.Request) -> web.StreamResponse:
     wanted = query(request, LogsSchema)
@@ -91,7 +118,10 @@ async def logs(request: web.Request) -> web.StreamResponse:
     return response
 
 
-@api.get("/api/v1/pods/{pod}/exec/", access=Access.DAEMON, daemons=RELAYS, summary="A command inside a pod (WebSocket)")
+@api.get(
+    "/api/v1/pods/{pod}/exec/", access=Access.DAEMON, daemons=RELAYS, summary="A command inside a pod (WebSocket)",
+    query=ExecSchema, status=101, errors=(409,),
+)  # fmt: skip
 async def exec_(request: web.Request) -> web.StreamResponse:
     """``?cmd=ls&cmd=-l&tty=true``. Binary to us is its input; binary from us is one byte (1 stdout, 2 stderr) and data.
 
@@ -100,6 +130,7 @@ async def exec_(request: web.Request) -> web.StreamResponse:
     command = tuple(request.query.getall("cmd", []))
     if not command:
         raise Invalid("say what to run: ?cmd=…", code="invalid_request")
+    require_websocket(request)
     container = streams.running_container(request.app[KEEPER], request.match_info["pod"])
     terminal = request.query.get("tty") == "true"
     async with request.app[ENGINE].exec(container.id, command, terminal=terminal) as session:
@@ -126,7 +157,7 @@ async def list_volumes(request: web.Request) -> web.Response:
 
 @api.post(
     "/api/v1/volumes/{volume}/confirm-loss/", access=Access.OPERATOR,
-    summary="Confirm that the data of an instance is lost: it may start with none", status=200,
+    summary="Confirm that the data of an instance is lost: it may start with none", response=LossView,
 )  # fmt: skip
 async def confirm_loss(request: web.Request) -> web.Response:
     name, node = request.match_info["volume"], request.app[NODE]
@@ -135,4 +166,4 @@ async def confirm_loss(request: web.Request) -> web.Response:
     node.forget_volume(name)
     log.warning("volume_loss_confirmed", volume=name, who=principal(request).name)
     request.app[NODE_LOOP].wake()
-    return reply({"volume": name, "confirmed": True})
+    return reply(LossView(name))

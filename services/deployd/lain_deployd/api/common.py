@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from aiohttp import web
 
 from lain_deployd.controller.admin import Admin
+from lain_deployd.controller.views import SWITCHES
 from lain_deployd.controller.world import Snapshots
+from lain_shared.openapi import pattern
 from lain_shared.tokens import Principal
+
+NODE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?\Z")
+PARAMETERS: Mapping[str, Mapping[str, Any]] = {
+    "node": {"type": "string", "pattern": pattern(NODE_NAME)},
+    "router": {"type": "string", "pattern": pattern(NODE_NAME)},
+    "name": {"enum": list(SWITCHES)},
+}
+"""What stands in a path."""
 
 ADMIN: web.AppKey[Admin] = web.AppKey("admin", Admin)
 SNAPSHOTS: web.AppKey[Callable[[], Snapshots]] = web.AppKey("snapshots", Callable)  # type: ignore[arg-type]

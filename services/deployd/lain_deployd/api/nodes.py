@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-import ipaddress
-import re
 from typing import Any
 
 from aiohttp import web
-from marshmallow import Schema, ValidationError, fields, post_load, validate
+from marshmallow import Schema, fields, post_load, validate
 
-from lain_deployd.api.common import ADMIN, SNAPSHOTS
+from lain_deployd.api.common import ADMIN, NODE_NAME, PARAMETERS, SNAPSHOTS
 from lain_deployd.controller import views
 from lain_deployd.controller.views import NodeChange, NodeRequest
 from lain_shared.deployd_views import NodeView
 from lain_shared.errors import Invalid
 from lain_shared.http_server import Api, no_content, parse, principal, reply
+from lain_shared.json_fields import Address, Flag
 from lain_shared.model.node import Drain, Node
 from lain_shared.tokens import Access
 
-api = Api("deployd", "")
+api = Api("deployd", "", parameters=PARAMETERS)
 
-_NAME = re.compile(r"[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?\Z")
 _LABEL = validate.Regexp(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,62}\Z", error="a label is letters, digits, _ . - (at most 63)")
 _VALUE = validate.Length(0, 128)
 
 
-def _address(text: str) -> None:
-    try:
-        ipaddress.ip_address(text)
-    except ValueError as error:
-        raise ValidationError("not an IP address") from error
-
-
 class NodeRequestSchema(Schema):
-    address = fields.Str(required=True, validate=_address)
+    address = Address(required=True)
     labels = fields.Dict(
         keys=fields.Str(validate=_LABEL), values=fields.Str(validate=_VALUE), load_default=dict, allow_none=True
     )
@@ -44,7 +35,7 @@ class NodeRequestSchema(Schema):
 
 
 class NodeChangeSchema(Schema):
-    cordoned = fields.Bool(load_default=None, allow_none=True)
+    cordoned = Flag(load_default=None, allow_none=True)
     labels = fields.Dict(
         keys=fields.Str(validate=_LABEL),
         values=fields.Str(validate=_VALUE, allow_none=True),
@@ -111,6 +102,6 @@ async def end_drain(request: web.Request) -> web.StreamResponse:
 
 def _name(request: web.Request) -> str:
     name = request.match_info["node"]
-    if not _NAME.match(name):
+    if not NODE_NAME.match(name):
         raise Invalid(f"{name!r} cannot name a node", why="a name is lower-case letters, digits, - and . (at most 63)")
     return name

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from lain_deployd.api.common import SNAPSHOTS, seen_by
+from lain_deployd.api.common import PARAMETERS, SNAPSHOTS, seen_by
 from lain_deployd.controller import views
 from lain_shared.deployd_views import AssignmentView, PodView, WhyView
 from lain_shared.http_server import Api, principal, reply
 from lain_shared.tokens import Access
 
-api = Api("deployd", "")
+api = Api("deployd", "", parameters=PARAMETERS)
 
 
 @api.get(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from lain_deployd.api.common import ADMIN, SNAPSHOTS
+from lain_deployd.api.common import ADMIN, PARAMETERS, SNAPSHOTS
 from lain_deployd.controller import views
 from lain_shared.deployd_views import RouterView
 from lain_shared.http_server import Api, no_content, principal, reply
 from lain_shared.tokens import Access
 
-api = Api("deployd", "")
+api = Api("deployd", "", parameters=PARAMETERS)
 
 
 @api.get("/api/v1/routers/", access=Access.READ, summary="All routers", response=tuple[RouterView, ...])

@@ -7,18 +7,19 @@ from typing import Any
 from aiohttp import web
 from marshmallow import Schema, fields, post_load, validate
 
-from lain_deployd.api.common import ADMIN, SNAPSHOTS
+from lain_deployd.api.common import ADMIN, PARAMETERS, SNAPSHOTS
 from lain_deployd.controller import views
 from lain_deployd.controller.views import SwitchRequest
 from lain_shared.http_server import Api, parse, principal, reply
+from lain_shared.json_fields import Flag
 from lain_shared.model.node import Switch
 from lain_shared.tokens import Access
 
-api = Api("deployd", "")
+api = Api("deployd", "", parameters=PARAMETERS)
 
 
 class SwitchSchema(Schema):
-    on = fields.Bool(required=True)
+    on = Flag(required=True)
     why = fields.Str(load_default="", validate=validate.Length(0, 500))
 
     @post_load
