@@ -54,5 +54,5 @@ async def leader(store: Store) -> LeaderView:
     try:
         found = Records(store, keys.LEADER, Leader).decode(key, entry.value)
     except BadRecord as error:
-        return LeaderView(leased=bool(entry.lease), problem=f"{error.message}: {error.why}")
-    return LeaderView(found.id, found.since, bool(entry.lease))
+        return LeaderView(foreign=True, problem=f"{error.message}: {error.why}")
+    return LeaderView(found.id, found.since, foreign=not entry.lease)

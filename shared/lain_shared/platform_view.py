@@ -28,13 +28,13 @@ class EtcdMemberView:
 
 @dataclass(frozen=True, slots=True)
 class LeaderView:
-    """Who leads deployd. ``id`` "": nobody. ``leased`` False: a key that no lease ends, which no living replica wrote."""
+    """Who leads deployd. ``id`` "": nobody, or nobody can tell (``problem`` says why)."""
 
     id: str = ""
     since: float = 0.0
-    leased: bool = False
+    foreign: bool = False
+    """The key is there and is no leader's: no lease ends it, or it holds something else. No replica replaces it."""
     problem: str = ""
-    """Why nobody can tell, or why the key is not a leader's."""
 
 
 @dataclass(frozen=True, slots=True)

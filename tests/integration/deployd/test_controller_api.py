@@ -187,7 +187,7 @@ async def test_how_the_platform_is_is_told_also_when_the_store_is_away(served: S
 
     await eventually(led)
     told = await client.platform()
-    assert (told.daemon, told.leader.leased, told.store_trouble, told.unreadable) == ("deployd", True, "", {})
+    assert (told.daemon, told.leader.foreign, told.store_trouble, told.unreadable) == ("deployd", False, "", {})
     assert [view.node.name for view in told.nodes] == ["n1"]
 
     await served.store.put(keys.DESIRED.key("odd", "web"), b"no JSON")
@@ -206,10 +206,10 @@ async def test_a_leader_that_nobody_wrote_is_told_apart(served: Served, client: 
     key = keys.LEADER.key("deployd")
     await served.store.put(key, b'{"v":1,"id":"ghost","since":1.0}')
     leader = (await client.platform()).leader
-    assert (leader.id, leader.leased) == ("ghost", False)
+    assert (leader.id, leader.foreign) == ("ghost", True)
     await served.store.put(key, b"nonsense")
     leader = (await client.platform()).leader
-    assert (leader.id, leader.leased) == ("", False) and key in leader.problem
+    assert (leader.id, leader.foreign) == ("", True) and key in leader.problem
 
 
 async def test_a_drain_is_taken_and_ended(served: Served, client: Deployd) -> None:
