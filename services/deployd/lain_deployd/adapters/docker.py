@@ -90,6 +90,8 @@ class DockerEngine:
         self._containerd = containerd
         self._made: set[str] = set()
         """Made by us and never told to start: the Engine cannot have lost track of these."""
+        self._unended: dict[tuple[str, tuple[str, ...]], str] = {}
+        """Container and command → the last ``run`` of it, if its end was not seen."""
 
     @classmethod
     @asynccontextmanager
@@ -100,7 +102,9 @@ class DockerEngine:
         """
         timeout = aiohttp.ClientTimeout(total=CALL_SECONDS, sock_connect=5.0)
         beneath = Containerd((Path(containerd),) if containerd else sockets_beside(socket))
-        async with _Client(url=f"unix://{socket}", timeout=timeout) as client:
+        # as many questions at once as there are: a hundred followed outputs must not be in the way of a hundred and first
+        connector = aiohttp.UnixConnector(socket, limit=0)
+        async with connector, _Client(url="unix://localhost", connector=connector, timeout=timeout) as client:
             try:
                 yield cls(client, beneath)
             finally:
@@ -144,11 +148,16 @@ class DockerEngine:
             )
         gate = asyncio.Semaphore(PARALLEL_INSPECTS)
 
-        async def inspect(container: str) -> Container | None:
+        async def inspect(item: Mapping[str, Any]) -> Container | None:
             async with gate:
-                return await self.container(container)
+                try:
+                    return await self.container(item["Id"])
+                except EngineRefused as error:  # its files are damaged, say: it must not hide the others
+                    log.warning("container_not_shown", container=item["Id"][:12], why=error.why)
+                    with translated("containers cannot be listed"):
+                        return docker_json.listed(item)
 
-        found = await asyncio.gather(*(inspect(item["Id"]) for item in listed))
+        found = await asyncio.gather(*(inspect(item) for item in listed))
         return tuple(container for container in found if container is not None)
 
     async def glance(self) -> tuple[Glance, ...]:
@@ -198,6 +207,7 @@ class DockerEngine:
 
     async def remove(self, container: str) -> None:
         self._made.discard(container)
+        self._unended = {key: run for key, run in self._unended.items() if key[0] != container}
         await self._end_what_is_left(container)
         try:
             with translated(f"container {container} cannot be removed"), _gone_is_fine():
@@ -325,12 +335,21 @@ class DockerEngine:
     # --- commands inside ----------------------------------------------------------------------------------------------
 
     async def run(self, container: str, command: tuple[str, ...], timeout_seconds: float) -> ExecResult:
-        output = b""
+        output, key = b"", (container, command)
+        if (before := self._unended.get(key)) is not None and await self._runs_on(before):
+            raise TimeoutError  # nobody can end it: one more beside it would stay as well
         async with asyncio.timeout(timeout_seconds), self.exec(container, command, terminal=False) as session:
+            self._unended[key] = session.id
             while (chunk := await session.read()) is not None:
                 output = (output + chunk.data)[-MAX_EXEC_OUTPUT_BYTES:]
             code = await session.exit_code()
+        self._unended.pop(key, None)
         return ExecResult(-1 if code is None else code, output.decode(errors="replace").strip())
+
+    async def _runs_on(self, exec_id: str) -> bool:
+        with translated("the end of a command cannot be seen"), _gone_is_fine():
+            return bool((await self._client._query_json(f"exec/{exec_id}/json"))["Running"])
+        return False
 
     @asynccontextmanager
     async def exec(
@@ -368,6 +387,7 @@ class DockerExecSession:
     """A command over Docker's hijacked connection."""
 
     def __init__(self, client: Docker, exec_id: str, terminal: bool) -> None:
+        self.id = exec_id
         self._exec = client.containers.exec(exec_id)
         self._exec._tty = terminal
         self._client = client

@@ -123,6 +123,22 @@ def _address(document: Mapping[str, Any]) -> str:
     return ""
 
 
+def listed(document: Mapping[str, Any]) -> Container:
+    """What an item of ``GET /containers/json`` says of a container that cannot be inspected: if it does not run, it is no use any more."""
+    state = ContainerState(document["State"])
+    kept = (ContainerState.RUNNING, ContainerState.PAUSED, ContainerState.RESTARTING, ContainerState.REMOVING)
+    return Container(
+        id=document["Id"],
+        name=document["Names"][0].lstrip("/"),
+        labels=document.get("Labels") or {},
+        state=state if state in kept else ContainerState.DEAD,
+        image=document["Image"],
+        limits=Limits(0),
+        address=_address(document),
+        created_at=float(document["Created"]),
+    )
+
+
 def glance(document: Mapping[str, Any]) -> Glance:
     """What an item of ``GET /containers/json`` says."""
     networks = (document.get("NetworkSettings") or {}).get("Networks") or {}
