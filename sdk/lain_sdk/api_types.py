@@ -16,6 +16,7 @@ from lain_shared.model.app import AppState, Failure, HistoryRecord, OperationKin
 from lain_shared.model.config import Role
 from lain_shared.model.pod import Overrides, ProcType
 from lain_shared.model.status import InstanceStatus, ProcPhase, ProcStatus
+from lain_shared.model.traffic import LossReport
 
 # --- who and where ----------------------------------------------------------------------------------------------------
 
@@ -164,6 +165,8 @@ class OperationView:
     steps: tuple[Step, ...] = ()
     holder: str = ""
     """The console that drives it; "" while nobody does (another console takes over within seconds)."""
+    loss: LossReport | None = None
+    """What it has cost the app's visitors so far; None: no router has told yet."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ from lain_cli.commands.apps import by_reach, curl_line, url_of
 from lain_cli.context import Run
 from lain_cli.follow import conclude, draw_plan, follow, judge
 from lain_cli.images import short_version
+from lain_cli.loss import loss_words
 from lain_cli.options import app_argument, app_option, command
 from lain_cli.render import Screen, duration
 from lain_shared.errors import Invalid, NotFound
@@ -86,6 +87,8 @@ def deploy_app(
     judge(run, record)
     last = plan.parent_meta_version if plan is not None else ""
     view = run.call(lambda console: console.app(app))
+    if record.loss is not None and record.loss.after is None:  # routers tell of its end a moment later
+        record = run.call(lambda console: console.history_record(app, operation.id))
     document = {"app": app, "last": last, "this": record.meta_version, "operation": record, "urls": _urls(run, view)}
     run.show(document, lambda screen: _draw_done(run, screen, record, view, last))
 
@@ -96,6 +99,7 @@ def _draw_done(run: Run, screen: Screen, record: HistoryRecord, view: AppView, l
     screen.fields([
         ("last", last or "-"),
         ("this", record.meta_version),
+        ("so far", loss_words(record.loss) if record.loss is not None and record.loss.during.requests else ""),
         *[("url", url) for url in _urls(run, view)[:3]],
         *[("try", curl_line(run, route.host, route.path, https=route.https_only)) for route in by_reach(view.routes, run.phase.domain)[:1]],
         ("roll back", f"lain rollback {run.hint}--app {record.app} {record.parent}  ({last})" if record.parent else ""),

@@ -1,4 +1,4 @@
-"""What was done to an app: a line for each operation, or all that is known of a release: its steps, and where the time went."""
+"""What was done to an app: a line for each operation, or all that is known of a release: steps, where the time went, what was lost."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from lain_cli.commands.deploy import split_release
 from lain_cli.context import Run
 from lain_cli.follow import failure_evidence
 from lain_cli.images import short_version
+from lain_cli.loss import draw_loss, loss_words
 from lain_cli.options import app_option, command
 from lain_cli.render import Cell, Column, Screen, columns, duration, when
 from lain_shared.errors import NotFound
@@ -58,7 +59,8 @@ def _draw(screen: Screen, app: str, records: tuple[HistoryRecord, ...]) -> None:
         screen.line(f"nothing was done to {app} yet")
         return
     head = columns(
-        "WHEN", "WHAT", Column("REL", right=True), "VERSION", "OUTCOME", "TOOK", "WHO", Column("NOTE", least=16)
+        "WHEN", "WHAT", Column("REL", right=True), "VERSION", "OUTCOME", "TOOK", "WHO", Column("LOSS", least=10),
+        Column("NOTE", least=16),
     )
     rows: list[list[str | Cell]] = [_row(record) for record in records]
     screen.table(*without_empty(head, rows))
@@ -69,7 +71,7 @@ def _row(record: HistoryRecord) -> list[str | Cell]:
     took = duration(record.ended_at - record.started_at)
     return [
         when(record.started_at), str(record.kind), str(record.release or "-"), short_version(record.meta_version),
-        styled(str(record.outcome)), took, record.who, note,
+        styled(str(record.outcome)), took, record.who, loss_words(record.loss), note,
     ]  # fmt: skip
 
 
@@ -101,6 +103,9 @@ def draw_record(screen: Screen, record: HistoryRecord) -> None:
     if any(record.step_seconds.values()):
         screen.line()
         _draw_budget(screen, record)
+    if record.loss is not None:
+        screen.line()
+        draw_loss(screen, record.loss)
 
 
 def _draw_budget(screen: Screen, record: HistoryRecord) -> None:

@@ -16,6 +16,7 @@ from lain_console.administration import Administration, Signing
 from lain_console.api import build_api, closed_by_switches
 from lain_console.api.context import CONTEXT, Context
 from lain_console.apps import Apps
+from lain_console.losses import Losses
 from lain_console.metrics import Metrics
 from lain_console.mirrors import Mirrors
 from lain_console.operations.driver import Driver
@@ -39,6 +40,8 @@ from lain_shared.trust import Trust
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 DRIVE_SECONDS = 5.0
 SWEEP_SECONDS = 3600.0
+LOSSES_DUTY = 0.1
+"""Routers tell of each running operation every few seconds: a look at all of them takes no more than this share of the time."""
 DELETIONS_SECONDS = 2.0
 """An order to delete volumes is rare, and nobody waits for its end but who wants the name back."""
 
@@ -77,7 +80,10 @@ def build(settings: Settings, store: Store, registry: Registry, agents: Agents, 
     sweep = Loop("sweep", administration.sweep, resync_seconds=SWEEP_SECONDS, metrics=loop_metrics)
     apps = Apps(state, starter, now)
     deletions = Loop("volume-deletions", apps.settle_deletions, resync_seconds=DELETIONS_SECONDS, metrics=loop_metrics)
-    reading = Reading(state, mirrors, version(), now)
+    losses = Losses(state, now=now)
+    report = Loop("losses", losses.one_pass, metrics=loop_metrics, duty=LOSSES_DUTY)
+    losses.on_wake = report.wake
+    reading = Reading(state, mirrors, losses, version(), now)
     context = Context(
         state=state,
         mirrors=mirrors,
@@ -93,11 +99,12 @@ def build(settings: Settings, store: Store, registry: Registry, agents: Agents, 
     )
     parts: tuple[Part, ...] = (*trust.parts, *mirrors.parts, lease, drive, sweep, deletions)
     health.parts.extend(parts)
+    telling: tuple[Part, ...] = (*losses.parts, report)  # that routers cannot be heard makes no console unready
     app = build_api().build(verifier=trust.verifier, probes=health.probes, metrics=metrics, context={CONTEXT: context})
     app.middlewares.append(closed_by_switches(mirrors))
     return Daemon(
         name="console",
-        parts=parts,
+        parts=(*parts, *telling),
         app=app,
         listen=settings.listen,
         port=settings.port,

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lain_console import views
 from lain_console.explain import Facts, explain
+from lain_console.losses import Losses
 from lain_console.mirrors import Mirrors
 from lain_console.operations.candidate import domains
 from lain_console.state import Scene, State
@@ -50,6 +51,7 @@ class Reading:
 
     state: State
     mirrors: Mirrors
+    losses: Losses
     version: str
     now: Callable[[], float] = field(repr=False)
 
@@ -160,7 +162,7 @@ class Reading:
             self.history(name),
             self._version_of(scene),
         )
-        return views.app_view(
+        view = views.app_view(
             scene,
             release,
             config.value,
@@ -169,6 +171,9 @@ class Reading:
             last=last[0] if last else None,
             operation_version=operation_version,
         )
+        if view.operation is None:
+            return view
+        return replace(view, operation=replace(view.operation, loss=self.losses.of(name, view.operation.id)))
 
     async def proc(self, app: str, proc: str) -> ProcView:
         view = await self.app(app)
@@ -190,7 +195,8 @@ class Reading:
             raise no_operation(app)
         release = await self._current(app, stored.value.release)
         version = release.meta_version if release is not None else ""
-        return views.operation_view(stored.value, holder.value if holder is not None else None, self.now(), version)
+        view = views.operation_view(stored.value, holder.value if holder is not None else None, self.now(), version)
+        return replace(view, loss=self.losses.of(app, stored.value.id))
 
     async def operation_of(self, operation: Operation) -> OperationView:
         """The view of an operation that was just written."""
@@ -222,7 +228,7 @@ class Reading:
     async def history(self, app: str) -> tuple[HistoryRecord, ...]:
         """Newest first."""
         await self.state.app(app)
-        return tuple(stored.value for stored in reversed(await self.state.history.list(app)))
+        return tuple(self.losses.with_loss(stored.value) for stored in reversed(await self.state.history.list(app)))
 
     async def history_record(self, app: str, operation: str) -> HistoryRecord:
         await self.state.app(app)
@@ -233,7 +239,7 @@ class Reading:
                 next=f"see what there is: lain history {app}",
                 code="operation_not_found",
             )
-        return stored.value
+        return self.losses.with_loss(stored.value)
 
     async def env(self, app: str) -> EnvView:
         stored = await self.state.app(app)

@@ -74,7 +74,7 @@ class Follower:
                     ended = await self._here.state.history.get(self._app, self._operation)
                     if ended is not None:
                         await self._tell(ended.value)
-                        await self._stream.send("end", ended.value)
+                        await self._stream.send("end", self._here.reading.losses.with_loss(ended.value))
                     return
             except Unavailable:
                 pass  # etcd is away: the heartbeat goes on, and so do we when it is back
