@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -18,7 +19,6 @@ from lain_deployd.agent.execute import Executor
 from lain_deployd.agent.metrics import AgentMetrics
 from lain_deployd.agent.observing import observe
 from lain_deployd.agent.plan import (
-    ALIVE,
     after_engine_restart,
     backoff_seconds,
     due_at,
@@ -28,9 +28,9 @@ from lain_deployd.agent.plan import (
     next_step,
 )
 from lain_deployd.agent.pods import LABEL_NODE, LABEL_POD, Create, Forget, Ground, Health, Memory, NoteExit, Order, View
-from lain_deployd.agent.probes import Prober, Target
+from lain_deployd.agent.probes import Prober, Target, target_of
 from lain_shared.errors import LainError
-from lain_shared.model.pod import Observed, PodId, PodState, ProcType
+from lain_shared.model.pod import Observed, PodId, PodState
 
 log = structlog.get_logger()
 
@@ -153,7 +153,8 @@ class Keeper:
         pod = self._pod_of(event.labels)
         if pod is not None and event.at_nano > self._looked_at_nano(pod):
             self._dirty[pod] = max(event.at_nano, self._dirty.get(pod, 0))
-            self.wake()
+            if pod not in self._workers:  # its worker looks for itself, and wakes us when it is done
+                self.wake()
 
     def engine_restarted(self, lost_at: float, now: float) -> None:
         """The Engine is another process than before: what ended on the way did not crash."""
@@ -234,8 +235,11 @@ class Keeper:
         }
         self.book = self.look_around(self.book, used - {""}, quiet)
         due: list[float] = [now + MAX_HOLD_SECONDS / 10] if self._unseeable else []
+        looked: list[tuple[View, Ground]] = []
+        next_address = cache(self._next_address)
         for pod in sorted(self.pods()):
-            view, ground = self.view(pod), self._ground(now, pod)
+            view, ground = self.view(pod), self._ground(now, pod, next_address)
+            looked.append((view, ground))
             held_until = self._held.get(pod, (0.0, 0))[0]
             if is_ahead(held_until, now, MAX_HOLD_SECONDS):
                 due.append(held_until)
@@ -245,8 +249,10 @@ class Keeper:
                 self._workers[pod].cancel()  # its image may take for ever to come
             if (at := due_at(view, ground)) is not None:
                 due.append(at)
-        self._probe()
-        self._tell(now)
+        if self.prober is not None:
+            targets = (target_of(view) for view, _ in looked)
+            self.prober.follow({target.pod: target for target in targets if target is not None})
+        self._tell(looked)
         self._forget_others()
         self.on_pass()
         return max(0.0, min(due) - self._clock()) if due else None
@@ -274,10 +280,10 @@ class Keeper:
             in_the_way(order, chain(self.containers, self._workers)),  # a worker may be about to make one
         )
 
-    def _ground(self, now: float, pod: PodId) -> Ground:
+    def _ground(self, now: float, pod: PodId, next_address: Callable[[], str]) -> Ground:
         known = self.memory.get(pod)
-        needs_address = pod in self.orders and not (known is not None and known.address)
-        address = self._next_address() if needs_address else ""
+        needs_address = _runs(self.orders.get(pod)) and not (known is not None and known.address)
+        address = next_address() if needs_address else ""
         engine_since = (
             self.saved.engine_since if self.saved.engine_since <= now else 0.0
         )  # the clock was set back since
@@ -356,7 +362,7 @@ class Keeper:
         """Take one pod as far as it goes now."""
         try:
             while not self._stopped.is_set():
-                ground, view = self._ground(self._clock(), pod), self.view(pod)
+                ground, view = self._ground(self._clock(), pod, self._next_address), self.view(pod)
                 action = next_step(view, ground)
                 if action is None:
                     self._held.pop(pod, None)
@@ -402,49 +408,19 @@ class Keeper:
             self._busy[pod] = text
             self.wake()
 
-    # --- probes and reports -------------------------------------------------------------------------------------------
+    # --- reports ------------------------------------------------------------------------------------------------------
 
-    def _probe(self) -> None:
-        if self.prober is None:
-            return
-        targets: dict[PodId, Target] = {}
-        for pod, containers in self.containers.items():
-            view, container, order = self.view(pod), containers[0], self.orders.get(pod)
-            if (
-                order is None
-                or not order.assignment.run
-                or container.state not in ALIVE
-                or container.started_at is None
-            ):
-                continue
-            if order.assignment.type is ProcType.ONESHOT:
-                continue  # it is not there to be ready but to end
-            template, health = order.assignment.template, view.health_now
-            targets[pod] = Target(
-                pod=pod,
-                container=container.id,
-                started_at=container.started_at,
-                address=container.address,
-                readiness=template.readiness,
-                liveness=template.liveness,
-                startup=template.startup,
-                port=template.port,
-                ready=health is not None and health.ready,
-            )
-        self.prober.follow(targets)
-
-    def _tell(self, now: float) -> None:
+    def _tell(self, looked: Iterable[tuple[View, Ground]]) -> None:
         report: dict[PodId, Observed] = {}
         untold: set[PodId] = set()
-        for pod in self.pods():
-            view, ground = self.view(pod), self._ground(now, pod)
+        for view, ground in looked:
             if view.order is None and not ground.whole:  # unknown is not empty
-                untold.add(pod)
+                untold.add(view.pod)
             elif (seen := observe(view, ground)) is not None:
-                report[pod] = seen
-        self._metrics.count(report.values())
+                report[view.pod] = seen
         self.untold = frozenset(untold)
         if report != self.report or not self.told:
+            self._metrics.count(report.values())
             self.report, self.told = report, True
             self.on_report()
 

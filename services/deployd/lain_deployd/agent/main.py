@@ -45,6 +45,8 @@ from lain_shared.store import Store
 from lain_shared.tls import server_context
 from lain_shared.trust import Trust
 
+PASSES_DUTY = 0.25
+"""Of the processor, at most: every pod of the node is looked at in each pass, and each step of each pod asks for one."""
 IN_CONTAINER = Path("/.dockerenv")
 """What the Engine puts into every container."""
 
@@ -110,7 +112,7 @@ def assembled(
     often: dict[str, Any] = {
         "resync_seconds": settings.resync_seconds, "max_backoff_seconds": 1.0, "metrics": loop_metrics,
     }  # fmt: skip
-    pods = Loop("passes", keeper.one_pass, **often)
+    pods = Loop("passes", keeper.one_pass, duty=PASSES_DUTY, **often)
     observing = loops.Observing(store, keeper, verify_seconds=settings.resync_seconds)
     observed = Loop("observed", observing.one_pass, **often)
     report = loops.NodeReport(

@@ -13,8 +13,10 @@ import aiohttp
 import structlog
 
 from lain_deployd.agent.engine import Engine, EngineUnavailable
+from lain_deployd.agent.plan import ALIVE
+from lain_deployd.agent.pods import View
 from lain_shared.errors import LainError
-from lain_shared.model.pod import PodId, Probe, ProbeKind
+from lain_shared.model.pod import PodId, Probe, ProbeKind, ProcType
 from lain_shared.stopping import together
 
 log = structlog.get_logger()
@@ -49,6 +51,27 @@ class Target:
     @property
     def run(self) -> tuple[str, float]:
         return self.container, self.started_at
+
+
+def target_of(view: View) -> Target | None:
+    """What is to be probed of a pod now; None: nothing, for it does not run, shall not, or is there to end and not to be ready."""
+    order, container = view.order, view.container
+    if order is None or not order.assignment.run or order.assignment.type is ProcType.ONESHOT:
+        return None
+    if container is None or container.state not in ALIVE or container.started_at is None:
+        return None
+    template, health = order.assignment.template, view.health_now
+    return Target(
+        pod=view.pod,
+        container=container.id,
+        started_at=container.started_at,
+        address=container.address,
+        readiness=template.readiness,
+        liveness=template.liveness,
+        startup=template.startup,
+        port=template.port,
+        ready=health is not None and health.ready,
+    )
 
 
 @dataclass(frozen=True, slots=True)
