@@ -6,10 +6,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
 
 from lain_deployd.controller.actions import PutStatus
+from lain_deployd.controller.decide import Decider, Decision
 from lain_deployd.controller.execute import Executor
 from lain_deployd.controller.loops import Contact, Controller
 from lain_deployd.controller.mirrors import Mirrors
@@ -264,3 +266,22 @@ async def test_an_app_that_cannot_be_put_into_words_stops_no_other() -> None:
         outcome = await Executor(store, leadership, ControllerMetrics()).execute(writes, leadership.fence())
         assert list(outcome.failed) == ["odd"]
         assert await store.get(keys.STATUS.key("fine", "web")) is not None
+
+
+async def test_a_leader_that_takes_long_to_decide_leads_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first look at some ten thousand pods takes longer than a lease: each new leader would lose it over that look."""
+    decide = Decider.decide
+
+    def slow(*args: Any, **more: Any) -> Decision:
+        time.sleep(3.0)
+        return decide(*args, **more)
+
+    monkeypatch.setattr(Decider, "decide", slow)
+    store = MemoryStore()
+    leadership, mirrors = Leadership(store, "deployd", "one"), Mirrors(store, lambda: None)
+    lost: list[int] = []
+    leadership.on_lost = lambda: lost.append(1)
+    async with running(*mirrors.parts, leadership):
+        await eventually(lambda: leadership.is_leader)
+        await Controller(store, leadership, mirrors, ControllerMetrics(), Limits()).one_pass()
+        assert leadership.is_leader and not lost

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from lain_deployd.controller import views
 from lain_deployd.controller.presence import NodeMemory, breaker, look
 from lain_deployd.controller.view import Limits
 from lain_shared import keys
@@ -386,3 +387,23 @@ def test_a_node_keeps_the_time_it_vanished_at() -> None:
 def test_the_breaker(nodes: int, vanished: dict[str, float], trips: bool) -> None:
     memory = NodeMemory(vanished=vanished)
     assert bool(breaker(memory, [f"n{n}" for n in range(nodes)], None, Limits())) is trips
+
+
+def test_listing_the_nodes_takes_one_look_at_each_pod_however_many_nodes_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Thousands of pods on hundreds of nodes: the list is asked of the leader too, whose lease must not end over it."""
+    world = World(30, memory_bytes=1 << 40)
+    world.want(desired(instances=60))
+    world.settle()
+    looked: list[str] = []
+    parse = keys.Family.parse
+
+    def counted(family: keys.Family, key: str) -> tuple[str, ...]:
+        looked.append(key)
+        return parse(family, key)
+
+    monkeypatch.setattr(keys.Family, "parse", counted)
+    found = views.nodes(world.snapshots())
+    assert len(found) == 30 and sum(node.pods for node in found) == 60
+    assert len(looked) < 5 * len(world.entries)

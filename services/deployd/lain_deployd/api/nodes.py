@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from aiohttp import web
@@ -50,12 +51,12 @@ class NodeChangeSchema(Schema):
 
 @api.get("/api/v1/nodes/", access=Access.READ, summary="All nodes", response=tuple[NodeView, ...])
 async def list_nodes(request: web.Request) -> web.StreamResponse:
-    return reply(views.nodes(request.app[SNAPSHOTS]()))
+    return reply(await asyncio.to_thread(views.nodes, request.app[SNAPSHOTS]()))
 
 
 @api.get("/api/v1/nodes/{node}/", access=Access.READ, summary="One node", response=NodeView)
 async def get_node(request: web.Request) -> web.StreamResponse:
-    return reply(views.node(request.app[SNAPSHOTS](), request.match_info["node"]))
+    return reply(await asyncio.to_thread(views.node, request.app[SNAPSHOTS](), request.match_info["node"]))
 
 
 @api.put(

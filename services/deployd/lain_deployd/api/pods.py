@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from aiohttp import web
 
 from lain_deployd.api.common import PARAMETERS, SNAPSHOTS, seen_by
@@ -42,4 +44,4 @@ async def list_assignments(request: web.Request) -> web.StreamResponse:
 )
 async def get_why(request: web.Request) -> web.StreamResponse:
     app, proc = request.match_info["app"], request.match_info["proc"]
-    return reply(views.why(request.app[SNAPSHOTS](), app, proc))
+    return reply(await asyncio.to_thread(views.why, request.app[SNAPSHOTS](), app, proc))

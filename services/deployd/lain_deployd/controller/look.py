@@ -32,5 +32,5 @@ class Look:
             store_trouble=next((mirror.trouble for mirror in mirrors.parts if mirror.trouble), ""),
             etcd=members,
             unreadable={key: why for mirror in mirrors.parts for key, why in sorted(mirror.bad.items())},
-            nodes=views.nodes(mirrors.snapshots()) if mirrors.ready else (),
+            nodes=await asyncio.to_thread(views.nodes, mirrors.snapshots()) if mirrors.ready else (),
         )

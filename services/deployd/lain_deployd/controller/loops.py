@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -97,7 +98,7 @@ class Controller:
             await self._mirrors.catch_up()
             self._contact.made()  # before anything is decided: the pulse may come later
             self._caught_up = True
-        decision = self._decide()
+        decision = await self._decide()
         if decision.writes:
             await self._write(decision, fence)
         self._measure()
@@ -111,7 +112,8 @@ class Controller:
         self._contact.made()
         return None
 
-    def _decide(self) -> Decision:
+    async def _decide(self) -> Decision:
+        """In a thread of its own: a new leader of many apps takes seconds for its first look, and its lease must not end over it."""
         now, steady = self._clock(), self._steady()
         step = (now - self._looked_at[0]) - (steady - self._looked_at[1])
         if abs(step) > STEP_SECONDS:
@@ -122,7 +124,8 @@ class Controller:
             self._turned_at = steady
             self.decider.replan_some(TURN_SECONDS / self._limits.replan_seconds)
         began = time.perf_counter()
-        decision = self.decider.decide(self._mirrors.snapshots(), now, now + self._contact.grace_seconds)
+        snapshots, grace_until = self._mirrors.snapshots(), now + self._contact.grace_seconds
+        decision = await asyncio.to_thread(self.decider.decide, snapshots, now, grace_until)
         self._metrics.decide_seconds.observe(time.perf_counter() - began)
         return decision
 

@@ -54,7 +54,7 @@ def _node(snapshots: Snapshots, world: World, name: str) -> NodeView:
     alive = snapshots.alive.get(keys.ALIVE.key(name))
     state = snapshots.nodes_state.get(keys.NODES_STATE.key(name))
     room = world.rooms[name]
-    pods = sum(1 for key in snapshots.assign if keys.ASSIGN.parse(key)[0] == name)
+    pods = sum(world.apps_on[name].values()) if name in world.apps_on else 0
     return NodeView(
         world.nodes[name], alive.value if alive else None, state.value if state else None, pods,
         room.used_memory_bytes, room.used_cpu, name in world.leaving,
