@@ -22,6 +22,8 @@ from lain_shared.store import Expectation, Store
 
 log = structlog.get_logger()
 
+DUTY = 0.25
+"""Of the processor, at most: while many pods start, each of them has news every few milliseconds."""
 TURN_SECONDS = 1.0
 """How often a share of the apps is planned though nothing changed; each has its turn within ``replan_seconds``."""
 STEP_SECONDS = 2.0
@@ -173,6 +175,6 @@ def make_loops(controller: Controller, metrics: LoopMetrics | None = None) -> tu
     """The deciding loop and the pulse."""
     metrics = metrics or LoopMetrics()
     return (
-        Loop("controller", controller.one_pass, resync_seconds=30.0, max_backoff_seconds=1.0, metrics=metrics),
+        Loop("controller", controller.one_pass, max_backoff_seconds=1.0, duty=DUTY, metrics=metrics),
         Loop("pulse", controller.pulse, resync_seconds=1.0, max_backoff_seconds=1.0, metrics=metrics),
     )
