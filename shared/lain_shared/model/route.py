@@ -111,7 +111,7 @@ class RouterState:
     """``routers/<router>`` (leased): what this router's nginx has really applied.
 
     ``applied_revision``: every change of ``endpoints`` up to this store revision is in nginx's table. ``boot_id`` changes with every
-    start of nginx; "" means that no nginx process exists (which counts as applied: it routes nothing). ``busy``: draining addresses
+    start of nginx; "" means that no nginx process exists: then it is the table that nginx would start from. ``busy``: draining addresses
     that still have requests or WebSockets in flight. ``quarantined``: app → why its routes and options are frozen at the last good ones.
     ``not_applied``: apps whose *addresses* could not be applied; their rollout pauses.
     """

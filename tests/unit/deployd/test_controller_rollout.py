@@ -104,13 +104,16 @@ def test_a_router_that_is_away_is_waited_for_thirty_seconds() -> None:
     assert world.status().phase is ProcPhase.STABLE
 
 
-def test_a_router_without_nginx_counts_as_applied() -> None:
+def test_a_router_without_nginx_has_applied_what_its_nginx_would_start_from() -> None:
     world = deployed(routers=1)
     state = world.get(keys.ROUTERS, "r1")
     world.routers["r1"].stuck = True
-    world.put(keys.ROUTERS.key("r1"), replace(state, boot_id="", applied_revision=0))
+    world.put(keys.ROUTERS.key("r1"), replace(state, boot_id=""))
     world.checking = False  # nobody is behind that router: it has no nginx
     world.want(desired(release=2, template=template("good2")))
+    world.settle()
+    assert world.status().phase is ProcPhase.PAUSED, "an nginx that starts now would send to pods that are gone"
+    world.put(keys.ROUTERS.key("r1"), replace(state, boot_id="", applied_revision=10**6))
     world.settle()
     assert world.status().phase is ProcPhase.STABLE
 

@@ -102,8 +102,7 @@ class Routers:
         state = self.states[name]
         if state is None:
             return self.now - self.away_since.get(name, self.now) >= self.forget_seconds
-        if state.boot_id == "":
-            return True  # no nginx: it routes nothing
+        # also of one without nginx: it routes nothing, and what it will start from is what its watcher says it has applied
         return state.applied_revision >= revision and app not in state.not_applied
 
 

@@ -86,7 +86,7 @@ def routers(snapshots: Snapshots) -> tuple[RouterView, ...]:
         behind = tuple(
             f"{endpoints.value.app}/{endpoints.value.proc}"
             for _, endpoints in sorted(snapshots.endpoints.items())
-            if state is not None and state.boot_id and endpoints.entry.mod_revision > state.applied_revision
+            if state is not None and endpoints.entry.mod_revision > state.applied_revision
         )
         found.append(RouterView(member.router, member.node, member.since, state, behind))
     return tuple(found)
