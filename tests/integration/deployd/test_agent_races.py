@@ -14,7 +14,7 @@ from lain_deployd.agent.spec import Place, container_of
 from lain_deployd.testing import FakeEngine
 from lain_shared import keys
 from lain_shared.model.config import ClusterConfig
-from lain_shared.model.node import NodeState
+from lain_shared.model.node import Block, NodeState
 from lain_shared.model.pod import Observed, PodId, PodState, ProcType, Volume
 from lain_shared.records import Records
 from lain_shared.store import Entry
@@ -218,3 +218,30 @@ async def test_limits_that_an_engine_does_not_take_are_not_insisted_on_without_p
         seen = await node.until(pod, PodState.RUNNING, ready=True)
         assert seen.error.startswith(text)
         assert engine.calls["update"] == 1
+
+
+@pytest.mark.parametrize("running", [True, False])
+async def test_a_claim_that_is_gone_is_made_again_for_the_same_block(node: Node, running: bool) -> None:
+    """A store put back from before the claim: the node's network and pods are in that block, whichever is the first free one."""
+    blocks = Records(node.store, keys.BLOCKS, Block)
+    await blocks.put(Block("172.20.1.0/24", "other"), "172.20.1.0/24")
+
+    async def claimed() -> bool:
+        stored = await blocks.get("172.20.2.0/24")
+        return stored is not None and stored.value.node == "n1"
+
+    async def lose() -> None:
+        for block in ("172.20.1.0/24", "172.20.2.0/24"):
+            await blocks.delete(block)
+
+    async with node.agent(resync_seconds=0.2):
+        await eventually(claimed)
+        await node.until(await node.give(order(1)), PodState.RUNNING)
+        if running:
+            await lose()
+            await eventually(claimed)
+    if not running:
+        await lose()
+        async with node.agent():
+            await eventually(claimed)
+    assert len(await blocks.list()) == 1

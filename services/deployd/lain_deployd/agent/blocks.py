@@ -84,6 +84,12 @@ class Blocks:
                 next=f"find out which of the two is to have it, and remove the other: lainctl node inspect {stored.value.node}",
             )
 
+    async def verify(self) -> None:
+        """Look whether the claim still stands: of a store put back from before it, another node could claim the block."""
+        if self._confirmed:
+            stored = await self._records.get(self.block)
+            self._confirmed = stored is not None and stored.value.node == self._node
+
     async def _claim(self, pod_network: str) -> str:
         while True:
             claimed = [stored.value for stored in await self._records.list()]
@@ -104,7 +110,7 @@ class Blocks:
                 free = candidates(pod_network, (one.block for one in claimed))
                 if not free:
                     raise NoBlock(f"every block of {pod_network} is taken", evidence={"taken": len(claimed)})
-                choice = free[0]
+                choice = self.block if self.block in free else free[0]  # its network and its pods have it
             try:
                 await self._records.put(Block(choice, self._node), choice, expect=ABSENT)
             except Conflict:
