@@ -68,12 +68,12 @@ def build(settings: Settings, store: Store, registry: Registry, agents: Agents, 
     loop_metrics = LoopMetrics(metrics)
     state, trust, now = State(store), Trust(store), time.time
     lease = LeaseKeeper(store, settings.holder_lease_seconds, name="holder-lease")
-    driver = Driver(state, lease, settings.id, Metrics(metrics))
+    driver = Driver(state, lease, settings.id, Metrics(metrics), remembered=lambda: mirrors.running())  # noqa: PLW0108 - made below
     drive = Loop(
-        "operations", driver.one_pass, resync_seconds=DRIVE_SECONDS, max_backoff_seconds=2.0, metrics=loop_metrics
-    )
+        "operations", driver.one_pass, resync_seconds=DRIVE_SECONDS, max_backoff_seconds=2.0, duty=0.25, metrics=loop_metrics,
+    )  # fmt: skip
     driver.on_wake = drive.wake
-    lease.on_lost = drive.wake
+    lease.on_lost = driver.wake
     mirrors = Mirrors(state, on_change=drive.wake)
     starter = Starter(state, driver, settings.id)
     administration = Administration(state, Signing(settings.signing_key, trust.jwks), now)

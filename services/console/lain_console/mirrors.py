@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
 
 from lain_console.state import Scene, State
@@ -77,8 +77,15 @@ class Mirrors:
         """Switch → why, of those in force."""
         return {stored.value.name: stored.value.why for stored in self.switches.snapshot().values() if stored.value.on}
 
-    def scenes(self) -> Iterator[Scene]:
-        """Every registered app, as far as memory goes."""
+    def running(self) -> list[Scene] | None:
+        """The apps that have an operation, as far as memory goes; None when it cannot name them all."""
+        if not all(part.ready for part in self.parts) or self.operations.bad or self.trouble:
+            return None
+        running = {stored.value.app for stored in self.operations.snapshot().values()}
+        return [scene for scene in self.scenes(running) if scene.operation is not None] if running else []
+
+    def scenes(self, only: Collection[str] | None = None) -> Iterator[Scene]:
+        """Every registered app, or ``only`` those, as far as memory goes."""
         desired: dict[str, dict[str, Stored[Desired]]] = defaultdict(dict)
         status: dict[str, dict[str, ProcStatus]] = defaultdict(dict)
         endpoints: dict[str, dict[str, Endpoints]] = defaultdict(dict)
@@ -90,6 +97,8 @@ class Mirrors:
             endpoints[routed.value.app][routed.value.proc] = routed.value
         for _, app in sorted(self.apps.snapshot().items()):
             name = app.value.name
+            if only is not None and name not in only:
+                continue
             yield Scene(
                 app,
                 self.operations.get(name),

@@ -2,18 +2,21 @@
 
 A pass reads everything afresh and decides purely (``advance``); every write expects the holder key that is ours, by its create revision,
 and the operation as it was read. So a console that was replaced, frozen or cut off writes nothing any more, whatever it believes.
+
+A rollout changes many times a second, and most of it leaves nothing to do. So what wakes a pass is judged by what is in memory first: only
+if that may call for a step, or when a look is due anyway, is the store asked. Memory decides nothing but to wait a little longer.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import structlog
 
 from lain_console.metrics import Metrics
-from lain_console.operations.advance import WITH_RELEASE, Move, View, Wait, advance
+from lain_console.operations.advance import LOOK_AGAIN_SECONDS, WITH_RELEASE, Move, View, Wait, advance
 from lain_console.state import AppNotFound, Claims, Scene, State
 from lain_shared import keys
 from lain_shared.errors import Conflict, LainError, LeaseLost, Uncertain
@@ -42,10 +45,18 @@ class Driver:
         console: str,
         metrics: Metrics,
         *,
+        remembered: Callable[[], Sequence[Scene] | None] = lambda: None,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """``remembered``: the apps that have an operation, as memory knows them; None: memory cannot be trusted to name them all."""
         self._state, self._lease, self._console, self._metrics = state, lease, console, metrics
+        self._remembered = remembered
+        self._look_at = 0.0
+        """By ``clock``: until then the store is asked only if memory or whoever started an operation gives a reason to."""
+        self._hurried = False
+        self._releases: dict[str, tuple[str, Release | None]] = {}
+        """App → its operation's id and the release that one moves to: a release never changes."""
         self._now, self._clock = now, clock
         self._counts_from = 0.0
         self._last_good: float | None = None
@@ -56,6 +67,8 @@ class Driver:
         self.on_wake: Callable[[], None] = lambda: None
 
     def wake(self) -> None:
+        """Ask the store soon, whatever memory says."""
+        self._hurried = True
         self.on_wake()
 
     def lease_id(self) -> int:
@@ -64,6 +77,43 @@ class Driver:
 
     async def one_pass(self) -> float | None:
         """Look after every operation; returns the seconds after which to look again at the latest."""
+        left, hurried = self._look_at - self._clock(), self._hurried
+        if left > 0.0 and not hurried and (idle := self._idle_seconds()) is not None:
+            return min(left, idle)
+        self._look_at, self._hurried = 0.0, False  # a look that fails is to be made again
+        again = await self._look()
+        self._look_at = self._clock() + (LOOK_AGAIN_SECONDS if again is None else min(again, LOOK_AGAIN_SECONDS))
+        return again
+
+    def _idle_seconds(self) -> float | None:
+        """How long nothing is to be done by what memory says; None: something may be."""
+        scenes = self._remembered()
+        if scenes is None:
+            return None
+        try:
+            mine = self._lease.lease_id
+        except LeaseLost:
+            return None
+        seconds = LOOK_AGAIN_SECONDS
+        for scene in scenes:
+            operation, holder = scene.operation, scene.holder
+            if operation is None or holder is None:
+                return None
+            if holder.entry.lease != mine:
+                continue  # another console's, until its lease ends: that wakes us
+            known, release = self._releases.get(operation.value.app, ("", None))
+            if known != operation.value.id or operation.value.phase is OperationPhase.RELEASING:
+                return None
+            counts_from = max(self._counts_from, holder.value.since)
+            view = View(scene, operation.value, release, self._now(), counts_from, self._note_progress(scene))
+            match advance(view):
+                case Wait(wait):
+                    seconds = min(seconds, wait)
+                case Move():
+                    return None
+        return seconds
+
+    async def _look(self) -> float | None:
         operations, unreadable = await self._state.operations.list_readable()
         self._note_absence()
         self._metrics.operations.set(len(operations) + len(unreadable))
@@ -83,6 +133,7 @@ class Driver:
     def _forget(self, running: set[str]) -> None:
         self._progress = {key: seen for key, seen in self._progress.items() if key[0] in running}
         self._stuck = {app: why for app, why in self._stuck.items() if app in running}
+        self._releases = {app: known for app, known in self._releases.items() if app in running}
 
     def _note_absence(self) -> None:
         clock = self._clock()
@@ -157,6 +208,7 @@ class Driver:
         release: Release | None = None
         if operation.release is not None:
             release = await self._state.release(operation.app, operation.release)
+        self._releases[operation.app] = operation.id, release
         releasing = operation.phase is OperationPhase.RELEASING
         claims = await self._state.all_claims() if releasing else Claims()
         volumes = await self._state.volumes_of(operation.app) if releasing and operation.delete_volumes else {}
