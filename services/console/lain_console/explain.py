@@ -14,7 +14,7 @@ from lain_console.wording import age_text, size
 from lain_sdk.api_types import ExplainView, Finding, Severity
 from lain_shared.model.app import AppState, HistoryRecord, Operation, OperationPhase, Outcome
 from lain_shared.model.node import Alive, Node, NodeState, Switch
-from lain_shared.model.pod import Desired, Evidence, PodState, ProcType
+from lain_shared.model.pod import LIMITS_REFUSED, Desired, Evidence, PodState, ProcType
 from lain_shared.model.route import RouterState
 from lain_shared.model.status import InstanceStatus, ProcPhase, ProcStatus
 
@@ -33,6 +33,10 @@ REASONS: Mapping[str, tuple[str, str]] = {
     "exited": ("the program ended", "read its last lines; lain logs --previous has more"),
     "oom_killed": ("it used more memory than its limit", "give it more: lain scale --memory"),
     "probe_failed": ("its check failed", "look at the check's answer; is the port or path right?"),
+    LIMITS_REFUSED: (
+        "its limits could not be changed",
+        "ask for more than is in use, or restart it with less: lain scale --memory",
+    ),
     "start_timeout": ("it took too long to start", "give it a startup probe with more patience"),
 }
 
@@ -271,6 +275,9 @@ def _judge_pod(facts: Facts, desired: Desired, pod: InstanceStatus) -> Finding |
             next=f"lainctl node inspect {pod.node}",
         )
     if pod.ready:
+        if pod.evidence is not None and pod.evidence.reason == LIMITS_REFUSED:
+            text = f"{name} runs on with the limits it has"
+            return Finding(Severity.WARNING, text, why=pod.evidence.text, evidence=evidence, next=advice)
         if not pod.restarts or pod.evidence is None:
             return None
         ago = age_text(facts.now - pod.evidence.at)

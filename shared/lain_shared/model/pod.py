@@ -218,13 +218,17 @@ class PodState(StrEnum):
     STOPPING = "stopping"
 
 
+LIMITS_REFUSED = "limits_refused"
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What was seen when a pod last failed, kept for ``lain explain``. No secrets: only what the container printed itself."""
 
     at: float
     reason: str
-    """One of: image_missing, registry_unreachable, volume_missing, engine_error, exited, oom_killed, probe_failed, start_timeout."""
+    """One of: image_missing, registry_unreachable, volume_missing, engine_error, exited, oom_killed, probe_failed, start_timeout,
+    limits_refused (it runs on with those it has)."""
     text: str = ""
     exit_code: int | None = None
     probe: str = ""

@@ -198,7 +198,11 @@ async def test_limits_change_in_place_and_memory_in_use_is_not_taken(bench: Benc
 
         text = await eventually(refused, what="the refusal")
         assert text.startswith("memory stays at 48 MiB: 2") and "16 MiB wanted" in text
-        await bench.until(pod, PodState.RUNNING, ready=True, memory_bytes=48 * MIB)
+        seen = await bench.until(pod, PodState.RUNNING, ready=True, memory_bytes=48 * MIB)
+        assert seen.evidence is not None and seen.evidence.reason == "limits_refused" and seen.evidence.text == text
+        await bench.give(replace(wanted, template=replace(wanted.template, memory_bytes=48 * MIB, cpu=2)))
+        seen = await bench.until(pod, PodState.RUNNING, ready=True, memory_bytes=48 * MIB, error="")
+        assert seen.evidence is None, "it has what is asked for"
 
 
 async def test_a_oneshot_runs_once_and_says_how_it_ended(bench: Bench) -> None:

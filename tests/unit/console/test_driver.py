@@ -86,6 +86,27 @@ async def test_a_failed_release_gives_way_to_the_one_before(bench: Bench, fate: 
     assert (app.state, app.release, app.last_release) == (AppState.DEPLOYED, 1, 2)
 
 
+async def test_memory_that_is_in_use_is_refused_at_once_with_the_number(bench: Bench) -> None:
+    console = await bench.console()
+    await deployed(bench, console)
+    before = await bench.wanted()
+    bench.controller.fates["web"] = Fate.LIMITS_REFUSED
+    await bench.make_node()
+    bench.clock.advance(1)
+    began = bench.clock()
+    await Procs(bench.state, console.starter).scale("hello", "web", Scaling(memory_bytes=16 << 20), "ann")
+    assert await bench.run(console, 1) is None
+    operation = await bench.operation()
+    assert operation is not None and operation.phase is OperationPhase.ROLLING_BACK
+    bench.controller.fates.clear()
+    record = await bench.run(console)
+    assert record is not None and record.outcome is Outcome.ROLLED_BACK and record.failure is not None
+    assert (record.failure.code, record.failure.instance) == ("limits_refused", 1)
+    assert "20.5 MiB are in use" in record.failure.message and "--memory" in record.failure.next
+    assert bench.clock() - began < 30
+    assert await bench.wanted() == before
+
+
 async def test_a_deploy_without_progress_fails_after_its_deadline_and_not_before(bench: Bench) -> None:
     console = await bench.console()
     await deployed(bench, console)

@@ -21,8 +21,10 @@ from lain_deployd.controller.world import Snapshots
 from lain_shared import keys
 from lain_shared.model.node import Alive, Node, NodeState
 from lain_shared.model.pod import (
+    LIMITS_REFUSED,
     Assignment,
     Desired,
+    Evidence,
     Observed,
     PodId,
     PodState,
@@ -84,6 +86,8 @@ class World:
         self.used_generations: set[tuple[str, str, int, int]] = set()
         self.oneshots_run: list[tuple[str, str, int, int]] = []
         self.crashing: set[str] = set()
+        self.in_use: dict[str, int] = {}
+        """Pod → bytes of memory that it holds: its agent takes none of them."""
         self.cut: set[str] = set()
         """Nodes whose agent is cut off from the store."""
         self.routers: dict[str, Router] = {}
@@ -213,6 +217,12 @@ class World:
                     after = replace(
                         after, state=PodState.BACKOFF, restarts=after.restarts + 1, ready=False, ready_at=None
                     )
+                elif self.in_use.get(pod, 0) > order.template.memory_bytes:
+                    text = f"{self.in_use[pod]} bytes are in use"
+                    evidence = after.evidence or Evidence(self.now, LIMITS_REFUSED, text)
+                    after = replace(after, error=text, evidence=evidence)
+                elif after.evidence is not None and after.evidence.reason == LIMITS_REFUSED:
+                    after = replace(after, error="", evidence=None, **limits)
                 elif image.startswith("good") and not seen.ready:
                     after = replace(after, ready=True, ready_at=self.now, **limits)
                 else:

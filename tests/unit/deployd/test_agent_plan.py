@@ -37,7 +37,7 @@ from lain_deployd.agent.pods import (
     Update,
     View,
 )
-from lain_shared.model.pod import Assignment, PodId, PodState, PodTemplate, ProcType, Volume
+from lain_shared.model.pod import Assignment, Evidence, PodId, PodState, PodTemplate, ProcType, Volume
 
 MIB = 1024 * 1024
 CPUS = 4
@@ -357,10 +357,31 @@ def test_limits_are_changed_in_place_and_a_refusal_is_respected_for_a_while() ->
     wanted = limits_of(TEMPLATES[3], CPUS)
     running = view(ContainerState.RUNNING, given=order(template=TEMPLATES[3]))
     assert next_step(running, Ground(50.0, True, cpus=CPUS)) == Update(POD, "c1", wanted)
-    refused = replace(running, memory=Memory(refused=wanted, refused_until=80.0))
+    refused = replace(running, memory=Memory(refused=wanted, refused_until=80.0, refused_by=9))
     assert next_step(refused, Ground(50.0, True, cpus=CPUS)) is None
     assert due_at(refused, Ground(50.0, True, cpus=CPUS)) == 80.0
     assert next_step(refused, Ground(81.0, True, cpus=CPUS)) == Update(POD, "c1", wanted)
+    asked_again = replace(refused, order=replace(order(template=TEMPLATES[3]), revision=10))
+    assert next_step(asked_again, Ground(50.0, True, cpus=CPUS)) == Update(POD, "c1", wanted)
+
+
+def test_a_refusal_is_told_of_the_order_that_was_refused_alone() -> None:
+    """Of what stood before or is asked for next it says nothing; what crashed before is known again then."""
+    crash = Evidence(5.0, "exited", "exited with 1")
+    memory = Memory(
+        evidence=crash,
+        refused=limits_of(TEMPLATES[3], CPUS),
+        refused_at=6.0,
+        refused_by=9,
+        refused_why="24 MiB are in use",
+    )
+    seen = observe(view(ContainerState.RUNNING, memory), Ground(10_000.0, True, cpus=CPUS))
+    assert seen is not None and seen.state is PodState.RUNNING
+    assert (seen.error, seen.evidence) == ("24 MiB are in use", Evidence(6.0, "limits_refused", "24 MiB are in use"))
+    seen = observe(
+        view(ContainerState.RUNNING, memory, replace(order(), revision=10)), Ground(10_000.0, True, cpus=CPUS)
+    )
+    assert seen is not None and (seen.error, seen.evidence) == ("", crash)
 
 
 def test_a_probe_restarts_only_the_run_it_saw() -> None:

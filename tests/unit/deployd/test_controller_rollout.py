@@ -221,6 +221,24 @@ def test_limits_are_changed_in_place_where_there_is_room() -> None:
     assert {seen.memory_bytes for _, seen, _ in world.all(keys.OBSERVED)} == {64 * MIB}
 
 
+def test_memory_in_use_is_not_taken_and_the_status_says_how_much_it_is() -> None:
+    """What its agent said of those limits is not said of the ones that are asked for next."""
+    world = deployed(instances=1)
+    (pod,) = world.lives
+    world.in_use[pod] = 24 * MIB
+    world.want(desired(instances=1, template=template(memory_bytes=16 * MIB)))
+    world.settle()
+    (line,) = world.status().instances
+    assert world.status().phase is ProcPhase.ROLLING and f"{24 * MIB} bytes are in use" in world.status().message
+    assert line.ready and line.evidence is not None and line.evidence.reason == "limits_refused"
+    world.want(desired(instances=1))
+    world.one_pass()
+    (line,) = world.status().instances
+    assert (line.error, line.evidence) == ("", None), "not yet answered"
+    world.settle()
+    assert world.status().phase is ProcPhase.STABLE and world.lives == {pod: 1}
+
+
 def test_limits_that_do_not_fit_in_place_move_the_pod() -> None:
     world = World(1, memory_bytes=100 * MIB)
     world.want(desired(instances=1, template=template(memory_bytes=64 * MIB)))

@@ -28,7 +28,7 @@ from lain_shared.model.app import (
     Release,
     Step,
 )
-from lain_shared.model.pod import Desired, PodState, ProcType
+from lain_shared.model.pod import LIMITS_REFUSED, Desired, PodState, ProcType
 from lain_shared.model.route import Route
 from lain_shared.model.status import InstanceStatus, ProcPhase, ProcStatus
 from lain_shared.model.volume import VolumeDeletion
@@ -373,6 +373,13 @@ def _failure_of(view: View, desired: Desired, status: ProcStatus | None) -> Fail
             ):
                 text = f"{desired.proc} cannot start: {each.evidence.text or each.error or each.evidence.reason}"
                 return _failure(each.evidence.reason, text, desired, each)
+            if each.wanted and each.evidence and each.evidence.reason == LIMITS_REFUSED:
+                failure = _failure(
+                    LIMITS_REFUSED, f"{desired.proc}-{each.instance}: {each.evidence.text}", desired, each
+                )
+                return replace(
+                    failure, next=f"ask for more than is in use: lain scale {desired.app} {desired.proc} --memory …"
+                )
     if _is_late(view, desired):
         seconds = round(_deadline_seconds(view, desired))
         text = f"{desired.proc} made no progress for {seconds} s: {_what_holds(status)}"

@@ -263,20 +263,28 @@ class Executor:
             except BadLimits as error:
                 refusal = f"limits stay as they are: {error.why or error.message}"
         if refusal:
-            until = self._clock() + UPDATE_RETRY_SECONDS
             log.warning("pod_update_refused", pod=str(view.pod), why=refusal)
-            return Outcome(
-                replace(memory, refused=wanted, refused_until=until, error=refusal), view.containers, ok=False
-            )
+            return Outcome(self._without(view, memory, wanted, refusal), view.containers, ok=False)
         log.info("pod_updated", pod=str(view.pod), memory_bytes=wanted.memory_bytes, cpu=wanted.cpu_quota_percent)
-        seen = await self._look(view, replace(memory, refused=None, refused_until=0.0, error=""))
+        seen = await self._look(view, replace(memory, refused=None, refused_until=0.0, refused_why=""))
         left = next((one.limits for one in seen.containers if one.id == container), wanted)
         if same(wanted, left):
             return seen
         text = f"limits are {_words(left)}, not {_words(wanted)}, though the Engine says that it changed them"
         log.warning("pod_update_without_effect", pod=str(view.pod), wanted=str(wanted), found=str(left))
-        until = self._clock() + UPDATE_RETRY_SECONDS
-        return replace(seen, memory=replace(memory, refused=wanted, refused_until=until, error=text), ok=False)
+        return replace(seen, memory=self._without(view, memory, wanted, text), ok=False)
+
+    def _without(self, view: View, memory: Memory, wanted: Limits, why: str) -> Memory:
+        """Limits that are not in force: why, and which order asked for them."""
+        now = self._clock()
+        return replace(
+            memory,
+            refused=wanted,
+            refused_until=now + UPDATE_RETRY_SECONDS,
+            refused_at=now,
+            refused_by=view.order.revision if view.order is not None else 0,
+            refused_why=why,
+        )
 
     async def _note_exit(self, view: View, container: Container, memory: Memory, ground: Ground) -> Outcome:
         if view.order is None:

@@ -6,7 +6,7 @@ from lain_deployd.agent.engine import Container, ContainerState
 from lain_deployd.agent.limits import level_of
 from lain_deployd.agent.plan import ALIVE, ENDED
 from lain_deployd.agent.pods import Ground, Memory, View
-from lain_shared.model.pod import Observed, PodState
+from lain_shared.model.pod import LIMITS_REFUSED, Evidence, Observed, PodState
 
 NO_ADDRESS = "no address is free in this node's block"
 
@@ -21,6 +21,7 @@ def observe(view: View, ground: Ground) -> Observed | None:
     health = view.health_now if container is not None and container.state in ALIVE else None
     ready = health is not None and health.ready and not stopping
     pod = view.pod
+    refusal = "" if order is None or memory.refused_by != order.revision else memory.refused_why
     return Observed(
         app=pod.app,
         proc=pod.proc,
@@ -37,8 +38,8 @@ def observe(view: View, ground: Ground) -> Observed | None:
         retry_at=memory.retry_at if state in (PodState.BACKOFF, PodState.FAILED) else None,
         exit_code=_exit_code(container, memory),
         oom_killed=container is not None and container.oom_killed,
-        error=_error(container, memory, ground, stopping=stopping),
-        evidence=memory.evidence,
+        error=_error(container, memory, ground, stopping=stopping) or refusal,
+        evidence=Evidence(memory.refused_at, LIMITS_REFUSED, refusal) if refusal else memory.evidence,
         cpu=0 if container is None else level_of(container.limits, ground.cpus),
         memory_bytes=0 if container is None else container.limits.memory_bytes,
         progress=view.busy or (f"waiting until {view.in_the_way} is gone" if view.in_the_way else ""),

@@ -117,6 +117,8 @@ def _toward_running(view: View, order: Order, ground: Ground) -> Action | None:
     if memory.done_exit_code is not None:
         return None
     may_start = not view.in_the_way and not is_ahead(memory.retry_at, ground.now, MAX_BACKOFF_SECONDS)
+    if container is not None and not container.address and container.state is not ContainerState.REMOVING:
+        return Remove(view.pod, container.id)  # made while the Engine died: it would give it any address, or has
     match container.state if container is not None else None:
         case None:
             address = memory.address or ground.address
@@ -141,8 +143,8 @@ def _while_running(view: View, order: Order, container: Container, memory: Memor
         return Restart(view.pod, container.id, template.kill_timeout_seconds, health.restart_because)
     wanted = limits_of(template, ground.cpus)
     if not same(wanted, container.limits):
-        refused_lately = memory.refused == wanted and is_ahead(memory.refused_until, ground.now, MAX_BACKOFF_SECONDS)
-        if not refused_lately:
+        refused_lately = is_ahead(memory.refused_until, ground.now, MAX_BACKOFF_SECONDS)
+        if not (refused_lately and memory.refused == wanted and memory.refused_by == order.revision):
             return Update(view.pod, container.id, wanted)
     if health is not None and not health.ready and health.text and ground.now >= _unready_due(container, memory):
         return NoteUnready(view.pod, container, health.text)

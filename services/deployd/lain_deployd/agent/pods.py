@@ -47,6 +47,10 @@ class Memory:
     refused: Limits | None = None
     """Limits that could not be put in force."""
     refused_until: float = 0.0
+    refused_at: float = 0.0
+    refused_by: int = 0
+    """Revision of the order that asked for them: another one is tried at once, and this one's refusal says nothing of it."""
+    refused_why: str = ""
     error: str = ""
     evidence: Evidence | None = None
     ended_at: float | None = None

@@ -15,7 +15,7 @@ from lain_deployd.controller.actions import PutStatus
 from lain_deployd.controller.draft import Pod, Proc
 from lain_deployd.controller.view import AppView
 from lain_shared import keys
-from lain_shared.model.pod import Observed, PodState
+from lain_shared.model.pod import LIMITS_REFUSED, Observed, PodState
 from lain_shared.model.status import InstanceStatus, ProcPhase, ProcStatus
 
 TELLING_INSTANCES = 3
@@ -105,6 +105,7 @@ def _line(proc: Proc, pod: Pod) -> InstanceStatus:
     keeper = proc.keepers.get(pod.instance)
     wanted = pod.active and (pod is keeper or (keeper is None and pod.lost and proc.matches(pod)))
     state = PodState.PENDING if seen is None else seen.state
+    stale = seen is not None and _refusal(seen) and not _answers(pod, seen)
     return InstanceStatus(
         instance=order.instance,
         generation=order.generation,
@@ -119,8 +120,8 @@ def _line(proc: Proc, pod: Pod) -> InstanceStatus:
         started_at=seen.started_at if seen is not None else None,
         ready_at=(seen.ready_at if seen is not None else None) or (known.ready_at if known is not None else None),
         container_id=seen.container_id if seen is not None else "",
-        error=f"node {pod.node} is away" if pod.lost else seen.error if seen is not None else "",
-        evidence=seen.evidence if seen is not None else None,
+        error=f"node {pod.node} is away" if pod.lost else seen.error if seen is not None and not stale else "",
+        evidence=seen.evidence if seen is not None and not stale else None,
         progress=seen.progress if seen is not None else "",
     )
 
@@ -155,6 +156,16 @@ def _limits_in_force(pod: Pod) -> bool:
     if seen is None or not seen.memory_bytes:
         return True  # its agent does not say
     return (seen.memory_bytes, seen.cpu) == (template.memory_bytes, template.cpu)
+
+
+def _refusal(seen: Observed) -> bool:
+    """Its agent says that the limits asked for cannot be put in force."""
+    return seen.evidence is not None and seen.evidence.reason == LIMITS_REFUSED
+
+
+def _answers(pod: Pod, seen: Observed) -> bool:
+    """What was seen answers the order that stands, not one before it."""
+    return pod.after == pod.before and seen.assign_revision >= pod.revision
 
 
 def _ended_well(seen: Observed | None) -> bool:
@@ -271,6 +282,8 @@ def _rolling(proc: Proc) -> str:
         if not pod.ready:
             return f"instance {instance}: {pod.seen.progress or pod.seen.state.value}"
         if not _updated(proc, pod):
+            if proc.done(pod) and _refusal(pod.seen) and _answers(pod, pod.seen):
+                return f"instance {instance}: {pod.seen.error}"
             what = "for its limits" if proc.done(pod) else "until it was ready for long enough"
             return f"instance {instance}: waiting {what}"
     return "waiting for the old pods to be gone"
