@@ -84,12 +84,6 @@ class Blocks:
                 next=f"find out which of the two is to have it, and remove the other: lainctl node inspect {stored.value.node}",
             )
 
-    async def verify(self) -> None:
-        """Look whether the claim still stands: of a store put back from before it, another node could claim the block."""
-        if self._confirmed:
-            stored = await self._records.get(self.block)
-            self._confirmed = stored is not None and stored.value.node == self._node
-
     async def _claim(self, pod_network: str) -> str:
         while True:
             claimed = [stored.value for stored in await self._records.list()]

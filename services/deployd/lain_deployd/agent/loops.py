@@ -387,7 +387,6 @@ class NodeReport:
         if self._read_at is None:  # later it names what has been given up since
             self._learn_volumes(() if stored is None else stored.value.volumes)
             self._keeper.knows_volumes()
-        await self._blocks.verify()
         self._read_at = time.monotonic()
 
     async def _block(self) -> str:
