@@ -243,6 +243,15 @@ def view(
     return View(POD, given if given is not None else order(), here, memory or Memory(address="172.20.1.5"), health)
 
 
+@pytest.mark.parametrize("state", [ContainerState.CREATED, ContainerState.RUNNING, ContainerState.EXITED])
+def test_a_container_without_the_address_it_was_made_for_is_made_anew(state: ContainerState) -> None:
+    """An Engine that died while it made one knows its name and nothing of its network: started, it got any address of the block."""
+    half_made = View(POD, order(), (container(state, address=""),), Memory(address="172.20.1.5"))
+    assert next_step(half_made, Ground(100.0, True, cpus=CPUS)) == Remove(POD, "c1")
+    again = replace(half_made, containers=())
+    assert next_step(again, Ground(100.0, True, cpus=CPUS)) == Create(POD, "172.20.1.5")
+
+
 def test_a_new_pod_waits_for_an_address_and_keeps_it() -> None:
     fresh = View(POD, order(), (), None)
     assert next_step(fresh, Ground(100.0, True)) is None
