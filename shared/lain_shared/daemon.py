@@ -22,6 +22,7 @@ import structlog
 from aiohttp import web
 
 from lain_shared.errors import LainError
+from lain_shared.http_runner import Runner
 from lain_shared.http_server import Probes
 from lain_shared.log import configure
 from lain_shared.loop import Loop, Part
@@ -29,7 +30,7 @@ from lain_shared.loop import Loop, Part
 log = structlog.get_logger()
 
 STUCK_SECONDS = 120.0
-"""A loop that ended no pass for this long (beyond its resync) is stuck."""
+"""A loop whose next pass should have ended this long ago is stuck."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +71,12 @@ class Health:
         return {part.name: getattr(part, "why_not_ready", "") or "not ready" for part in self.parts if not part.ready}
 
     def not_live(self) -> Mapping[str, str]:
-        """Loop → for how long it has ended no pass. A restart brings no etcd back: a failing loop is alive."""
+        """Loop → for how long it has ended no pass. A restart brings no etcd back: a failing loop is alive; so is one that rests."""
         now = time.monotonic()
         return {
             part.name: f"ended no pass for {now - (part.last_ended or self._began):.0f} s"
             for part in self.parts
-            if isinstance(part, Loop) and now - (part.last_ended or self._began) > STUCK_SECONDS
+            if isinstance(part, Loop) and now - max(part.due_at, self._began) > STUCK_SECONDS
         }
 
 
@@ -124,10 +125,7 @@ async def run_daemon(daemon: Daemon, *, health: Health | None = None, stop: asyn
 async def _listen(daemon: Daemon) -> web.AppRunner | None:
     if daemon.app is None:
         return None
-    # aiohttp waits this long for handlers to end, and as long again once it has cancelled them
-    runner = web.AppRunner(
-        daemon.app, access_log=None, shutdown_timeout=daemon.http_grace_seconds / 2, handler_cancellation=True
-    )
+    runner = Runner(daemon.app, grace_seconds=daemon.http_grace_seconds)
     await runner.setup()
     site = web.TCPSite(runner, daemon.listen, daemon.port, ssl_context=daemon.ssl_context)
     try:

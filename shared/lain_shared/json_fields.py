@@ -17,7 +17,7 @@ from marshmallow import ValidationError, fields
 MAX_EXACT = 2**53
 """Above it a float is no exact integer."""
 _WHOLE = re.compile(r"-?[0-9]{1,16}\Z")
-_NUMBER = re.compile(r"-?[0-9]{1,16}(\.[0-9]{1,16})?([eE][+-]?[0-9]{1,2})?\Z")
+_NUMBER = re.compile(r"-?[0-9]{1,16}(\.[0-9]{1,16})?([eE][+-]?[0-9]{1,3})?\Z")
 
 
 class Flag(fields.Bool):
@@ -76,7 +76,7 @@ class QueryNumber(fields.Float):
     """A number of a query."""
 
     def _deserialize(self, value: Any, attr: str | None, data: Any, **_: Any) -> float:  # noqa: ARG002
-        if isinstance(value, str) and _NUMBER.match(value):
+        if isinstance(value, str) and _NUMBER.match(value) and math.isfinite(float(value)):
             return float(value)
         raise ValidationError("write a number")
 

@@ -74,6 +74,8 @@ class Loop:
         self._failures = 0
         self.last_ended: float | None = None
         """Monotonic time at which the last pass, good or bad, ended: the question of liveness."""
+        self.due_at = 0.0
+        """Monotonic time at which the pass in hand began, or the next one begins if nothing wakes it before."""
         self.last_success: float | None = None
         self.last_error = ""
         for outcome in ("ok", "failed"):
@@ -101,6 +103,7 @@ class Loop:
         while not self._stopped.is_set():
             self._woken.clear()  # before the pass: what changes during it must wake us again
             began, used = time.monotonic(), time.thread_time()
+            self.due_at = began
             again: float | None = None
             try:
                 again = await self._one_pass()
@@ -120,6 +123,7 @@ class Loop:
                 if rest > 0.0:
                     await wait_at_most(rest, self._stopped)
                 wait = self._resync_seconds if again is None else min(again, self._resync_seconds)
+                self.due_at = self.last_ended + wait
                 await wait_at_most(wait - rest, self._woken)
 
     def _rest(self, used_seconds: float) -> float:

@@ -151,13 +151,11 @@ def _operation(endpoint: Endpoint, response: Mapping[str, Any] | None) -> dict[s
 
 
 def _refusals(endpoint: Endpoint, *, named: bool) -> set[int]:
-    found = {*endpoint.errors, 500}
+    found = {*endpoint.errors, 400, 500}  # 400: also what is no HTTP
     if endpoint.access.value != "public":
         found |= {401, 403, 503}
     if named:
-        found |= {400, 404}
-    if endpoint.request is not None or endpoint.query is not None:
-        found.add(400)
+        found.add(404)
     if endpoint.request is not None:
         found.add(413)
     if endpoint.method != "GET":

@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import aiohttp
+import msgspec
 import pytest
 from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from marshmallow import Schema, fields
+from yarl import URL
 
 from lain_shared.daemon import Daemon, Health, PartEnded, run_daemon
 from lain_shared.errors import Conflict, Denied, Invalid, LainError, NotFound, Unauthenticated, Unavailable
@@ -260,6 +262,20 @@ async def test_what_every_daemon_serves(served: Served) -> None:
         async with session.get(f"{served.url}/docs", headers={"X-Request-Id": "ab\tc"}) as answer:
             assert "/apps/{app}/" in await answer.text()
             assert answer.headers["X-Request-Id"] != "ab\tc"
+
+
+async def test_what_is_no_http_is_refused_in_our_own_form(served: Served) -> None:
+    address = URL(served.url)
+    tls = client_context(ca=served.trusted / "ca.pem")
+    for sent in (b"\x16\x03\x01 hello\r\n\r\n", b"GET /" + b"a" * 70_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n"):
+        reader, writer = await asyncio.open_connection(address.host, address.port, ssl=tls)
+        writer.write(sent)
+        answer = await reader.read(4096)
+        writer.transport.abort()
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.0 400") or head.startswith(b"HTTP/1.1 400")
+        assert b"application/json" in head
+        assert msgspec.json.decode(body)["error"]["code"] == "bad_http"
 
 
 async def test_nobody_there_is_unavailable_and_names_the_address() -> None:

@@ -64,9 +64,12 @@ class Admin:
         return drain
 
     async def end_drain(self, name: str, who: str) -> None:
+        """No drain is none to end. Raises ``NodeNotFound`` when there is not even such a node."""
         await self._writable()
         if await self._drains.delete(name):
             log.info("drain_ended", node=name, who=who)
+        elif await self._nodes.get(name) is None:
+            raise NodeNotFound(name)
 
     async def set_switch(self, name: str, wanted: SwitchRequest, who: str) -> Switch:
         """Allowed always: it is the way out of ``readonly``."""
