@@ -203,7 +203,7 @@ def etcd_flags(site: Site) -> tuple[str, ...]:
         "--election-timeout=500",
         "--max-txn-ops=1024",
         "--auto-compaction-mode=periodic",
-        "--auto-compaction-retention=1h",
+        "--auto-compaction-retention=10m",  # who is further behind lists anew; an hour of many deploys could fill the quota
         f"--quota-backend-bytes={ETCD_QUOTA_BYTES}",
         "--logger=zap",
         "--log-level=warn",

@@ -75,7 +75,7 @@ def test_the_spec_changes_with_the_image_and_with_any_setting() -> None:
 def test_etcd_is_started_as_the_design_asks_both_ways() -> None:
     wanted = {
         "--max-txn-ops=1024", "--heartbeat-interval=50", "--election-timeout=500",
-        "--auto-compaction-mode=periodic", "--auto-compaction-retention=1h", "--quota-backend-bytes=2147483648",
+        "--auto-compaction-mode=periodic", "--auto-compaction-retention=10m", "--quota-backend-bytes=2147483648",
     }  # fmt: skip
     flags = set(etcd_flags(Site("n1", "10.77.0.11")))
     assert wanted <= flags <= set(run_argv(BY_NAME["etcd"], "image", "sha256:0"))
