@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network
+from itertools import zip_longest
 from pathlib import Path
 from typing import cast
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from lain_deployd.agent.addresses import AddressBook, applied_by_all, named_addresses, usable
+from lain_deployd.agent.addresses import AddressBook, Named, applied_by_all, usable
 from lain_deployd.agent.blocks import Blocks, candidates
 from lain_deployd.agent.disk import Disk
 from lain_deployd.agent.execute import Executor
@@ -24,7 +26,8 @@ from lain_shared import keys
 from lain_shared.mirror import Mirror
 from lain_shared.model.pod import Assignment
 from lain_shared.model.route import Endpoint, Endpoints, RouterMember, RouterState
-from lain_shared.records import Records
+from lain_shared.records import Records, Stored
+from lain_shared.store import Entry
 from lain_shared.testing import MemoryStore
 
 BLOCK = "172.20.1.0/29"
@@ -132,11 +135,51 @@ def test_a_member_that_says_nothing_may_be_arbitrarily_old() -> None:
     assert applied_by_all([], states) == math.inf
 
 
-def test_every_address_endpoints_name_counts() -> None:
-    one = Endpoints(
-        "a", "web", 80, ready=(Endpoint(1, 1, "x"),), suspect=(Endpoint(2, 1, "y"),), draining=(Endpoint(3, 1, "z"),)
-    )
-    assert named_addresses([one]) == {"x", "y", "z"}
+ADDRESSES = st.sampled_from(["172.20.1.2", "172.20.1.3", "172.20.1.6", "172.20.2.2", "nonsense", ""])
+ENDPOINTS = st.builds(
+    lambda ready, suspect, draining: Endpoints(
+        "a", "web", 80, ready=tuple(Endpoint(1, 1, one) for one in ready),
+        suspect=tuple(Endpoint(2, 1, one) for one in suspect), draining=tuple(Endpoint(3, 1, one) for one in draining),
+    ),
+    st.lists(ADDRESSES, max_size=2), st.lists(ADDRESSES, max_size=2), st.lists(ADDRESSES, max_size=2),
+)  # fmt: skip
+
+
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), ENDPOINTS)), st.lists(st.booleans()))
+def test_every_address_of_the_block_that_endpoints_name_counts(
+    pictures: list[dict[str, Endpoints]], elsewhere: list[bool]
+) -> None:
+    """Whichever way it came to be: kept up to date by what changed, it is what a look at everything finds."""
+    named, known = Named(), dict[str, Stored[Endpoints]]()
+    for picture, moved in zip_longest(pictures, elsewhere[: len(pictures)]):
+        known = {
+            key: known[key] if key in known and known[key].value == one else Stored(one, Entry(key, b"", 1, 1))
+            for key, one in picture.items()
+        }
+        block = "172.20.2.0/29" if moved else BLOCK
+        network = IPv4Network(block)
+        valid = {address for one in picture.values() for address in one.addresses if address.startswith("172")}
+        assert named.within(block, known) == {one for one in valid if IPv4Address(one) in network}
+
+
+def test_of_thousands_of_endpoints_only_what_changed_is_looked_at() -> None:
+    """Every agent hears of every change in the cluster."""
+
+    class Told(Endpoints):
+        looked = 0
+
+        @property
+        def addresses(self) -> frozenset[str]:
+            Told.looked += 1
+            return frozenset({"172.20.1.2"})
+
+    def stored(key: str) -> Stored[Endpoints]:
+        return Stored(Told("a", "web", 80), Entry(key, b"", 1, 1))
+
+    named, known = Named(), {str(n): stored(str(n)) for n in range(1_000)}
+    named.within(BLOCK, known)
+    assert Told.looked == 1_000
+    assert named.within(BLOCK, {**known, "7": stored("7")}) == {"172.20.1.2"} and Told.looked == 1_001
 
 
 def test_blocks_are_the_first_free_and_never_overlap() -> None:

@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 from ipaddress import IPv4Address, IPv4Network
 
 from lain_shared.model.route import Endpoints, RouterMember, RouterState
+from lain_shared.records import Stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +112,32 @@ def usable(block: str) -> tuple[str, ...]:
     return tuple(map(str, IPv4Network(block).hosts()))[1:]
 
 
-def named_addresses(endpoints: Iterable[Endpoints]) -> frozenset[str]:
-    return frozenset(address for one in endpoints for address in one.addresses)
+class Named:
+    """The addresses of one block that ``endpoints`` name. There may be ten thousands elsewhere: only what changed is looked at."""
+
+    def __init__(self) -> None:
+        self._block = ""
+        self._known: dict[str, Stored[Endpoints]] = {}
+        self._here: dict[str, frozenset[str]] = {}
+        """Key → the addresses of the block in it, if there are any."""
+
+    def within(self, block: str, endpoints: Mapping[str, Stored[Endpoints]]) -> frozenset[str]:
+        """Those of ``block`` that any of ``endpoints`` (key → record) names."""
+        if block != self._block:
+            self._block, self._known, self._here = block, {}, {}
+        for key in [key for key in self._here if key not in endpoints]:
+            del self._here[key]
+        network = IPv4Network(block)
+        for key, stored in endpoints.items():
+            if self._known.get(key) is stored:
+                continue
+            here = frozenset(address for address in stored.value.addresses if _within(address, network))
+            if here:
+                self._here[key] = here
+            else:
+                self._here.pop(key, None)
+        self._known = dict(endpoints)
+        return frozenset().union(*self._here.values())
 
 
 def applied_by_all(members: Iterable[RouterMember], states: Mapping[str, RouterState]) -> float:

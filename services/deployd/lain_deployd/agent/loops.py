@@ -265,6 +265,7 @@ class Surroundings:
         self._keeper, self._assignments, self._blocks = keeper, assignments, blocks
         self._endpoints, self._members, self._routers = endpoints, members, routers
         self._quarantine_seconds, self._clock = quarantine_seconds, clock
+        self._named = addresses.Named()
         keeper.free, keeper.look_around = self.free, self.look_around
 
     def take_orders(self) -> None:
@@ -287,7 +288,7 @@ class Surroundings:
             book = AddressBook(self._blocks.block)
         if not self._endpoints.ready:
             return book
-        named = addresses.named_addresses(stored.value for stored in self._endpoints.snapshot().values())
+        named = self._named.within(book.block, self._endpoints.snapshot())
         return book.seen(used=used, named=named, revision=self._endpoints.revision, now=self._clock(), quiet=quiet)
 
     def free(self, book: AddressBook) -> tuple[str, ...]:
