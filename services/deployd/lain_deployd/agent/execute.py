@@ -25,6 +25,7 @@ from lain_deployd.agent.engine import (
     ImageAbsent,
     ImageMissing,
     Limits,
+    MemoryInUse,
     NoSuchContainer,
     RegistryUnreachable,
 )
@@ -129,11 +130,9 @@ class Executor:
                     began = self._clock()
                     await self._engine.stop(container, timeout)
                     self._took("pod_stopped", "stop", view.pod, began)
-                    return await self._look(view, memory)
+                    return await self._remove(view, container)  # nothing is asked of it any more but that it goes
                 case Remove(_, container):
-                    await self._engine.remove(container)
-                    left = tuple(one for one in view.containers if one.id != container)
-                    return Outcome(view.memory or memory, left, looked_nano=time.time_ns())
+                    return await self._remove(view, container)
                 case Forget():
                     log.info("pod_gone", pod=str(view.pod))
                     return Outcome(None, ())
@@ -238,6 +237,11 @@ class Executor:
             self._took("pod_started", "start", view.pod, began, address=memory.address)
         return await self._look(view, replace(memory, failures=0, error="", retry_at=0.0))
 
+    async def _remove(self, view: View, container: str) -> Outcome:
+        await self._engine.remove(container)
+        left = tuple(one for one in view.containers if one.id != container)
+        return Outcome(view.memory or Memory(), left, looked_nano=time.time_ns())
+
     async def _look(self, view: View, memory: Memory) -> Outcome:
         """What is there now, read from the Engine."""
         asked_nano = time.time_ns()
@@ -247,21 +251,17 @@ class Executor:
     # --- while it runs ------------------------------------------------------------------------------------------------
 
     async def _update(self, view: View, action: Update, container: str, memory: Memory) -> Outcome:
-        wanted = action.limits
-        refusal = ""
-        current = view.container.limits.memory_bytes if view.container is not None else 0
-        if wanted.memory_bytes < current:
-            used = await self._engine.memory_used(container)
-            if used is not None and used > wanted.memory_bytes:
-                refusal = (
-                    f"memory stays at {current // MIB} MiB: {used / MIB:.1f} MiB are in use, "
-                    f"more than the {wanted.memory_bytes // MIB} MiB wanted"
-                )
-        if not refusal:
-            try:
-                await self._engine.update(container, wanted)
-            except BadLimits as error:
-                refusal = f"limits stay as they are: {error.why or error.message}"
+        wanted, refusal = action.limits, ""
+        try:
+            await self._engine.update(container, wanted)
+        except MemoryInUse as error:
+            current = view.container.limits.memory_bytes if view.container is not None else 0
+            refusal = (
+                f"memory stays at {current // MIB} MiB: {error.used_bytes / MIB:.1f} MiB are in use, "
+                f"more than the {wanted.memory_bytes // MIB} MiB wanted"
+            )
+        except BadLimits as error:
+            refusal = f"limits stay as they are: {error.why or error.message}"
         if refusal:
             log.warning("pod_update_refused", pod=str(view.pod), why=refusal)
             return Outcome(self._without(view, memory, wanted, refusal), view.containers, ok=False)

@@ -125,6 +125,8 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
+    """End it, and take it away."""
+
     pod: PodId
     container: str
     kill_timeout_seconds: int
