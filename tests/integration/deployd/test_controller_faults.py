@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from lain_deployd.controller import loops
 from lain_deployd.controller.actions import PutStatus
 from lain_deployd.controller.decide import Decider, Decision
 from lain_deployd.controller.execute import Executor
@@ -277,6 +278,7 @@ async def test_a_leader_that_takes_long_to_decide_leads_on(monkeypatch: pytest.M
         return decide(*args, **more)
 
     monkeypatch.setattr(Decider, "decide", slow)
+    monkeypatch.setattr(loops, "MANY_PODS", -1)
     store = MemoryStore()
     leadership, mirrors = Leadership(store, "deployd", "one"), Mirrors(store, lambda: None)
     lost: list[int] = []

@@ -26,6 +26,7 @@ DUTY = 0.25
 """Of the processor, at most: while many pods start, each of them has news every few milliseconds."""
 TURN_SECONDS = 1.0
 """How often a share of the apps is planned though nothing changed; each has its turn within ``replan_seconds``."""
+MANY_PODS = 2_000
 STEP_SECONDS = 2.0
 """A wall clock that moved this much more, or less, than time did was set."""
 
@@ -115,7 +116,7 @@ class Controller:
         return None
 
     async def _decide(self) -> Decision:
-        """In a thread of its own: a new leader of many apps takes seconds for its first look, and its lease must not end over it."""
+        """What is due. Of many pods in a thread of its own: a new leader's first look takes seconds, and its lease must not end over it."""
         now, steady = self._clock(), self._steady()
         step = (now - self._looked_at[0]) - (steady - self._looked_at[1])
         if abs(step) > STEP_SECONDS:
@@ -127,7 +128,10 @@ class Controller:
             self.decider.replan_some(TURN_SECONDS / self._limits.replan_seconds)
         began = time.perf_counter()
         snapshots, grace_until = self._mirrors.snapshots(), now + self._contact.grace_seconds
-        decision = await asyncio.to_thread(self.decider.decide, snapshots, now, grace_until)
+        if len(snapshots.assign) > MANY_PODS:
+            decision = await asyncio.to_thread(self.decider.decide, snapshots, now, grace_until)
+        else:
+            decision = self.decider.decide(snapshots, now, grace_until)
         self._metrics.decide_seconds.observe(time.perf_counter() - began)
         return decision
 
