@@ -41,14 +41,22 @@ class Stage:
     def engine_events(self, since: float, app: str) -> dict[str, float]:
         """What the node's Engine did to containers of ``app`` since then: action → when first, in unix seconds."""
         found: dict[str, float] = {}
+        for action, at in self._events(since, app):
+            found.setdefault(action, at)
+        return found
+
+    def engine_moments(self, since: float, app: str, action: str) -> list[float]:
+        """When it did that to one of them."""
+        return [at for one, at in self._events(since, app) if one == action]
+
+    def _events(self, since: float, app: str) -> Iterator[tuple[str, float]]:
         said = self.docker(
             "events", "--since", f"{since:.9f}", "--until", "0s", "--filter", "type=container", "--format", "{{json .}}"
         )
         for line in said.splitlines():
             event = json.loads(line)
             if event["Actor"]["Attributes"].get("name", "").startswith(f"{app}."):
-                found.setdefault(event["Action"], event["timeNano"] / 1e9)
-        return found
+                yield event["Action"], event["timeNano"] / 1e9
 
     def upgrade(self, name: str) -> None:
         """Replace one part of the platform as ``lain local up`` does when its image is newer; here by the same one under another tag."""

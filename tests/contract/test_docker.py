@@ -26,6 +26,7 @@ from lain_deployd.agent.engine import (
     ImageMissing,
     Limits,
     LogChunk,
+    MemoryInUse,
     Mount,
     NoSuchContainer,
     NotRunning,
@@ -185,6 +186,25 @@ async def test_limits_change_while_it_runs(box: Engine) -> None:
         await box.update(container, Limits(1 * MIB))
     used = await box.memory_used(container)
     assert used is not None and 0 < used < 40 * MIB
+
+
+async def test_memory_in_use_is_not_taken(box: Engine) -> None:
+    """Neither by killing for it nor by half of a change."""
+    hold = "dd if=/dev/zero of=/dev/shm/x bs=1M count=24; echo held; sleep 60"
+    container = await started(box, spec("one", "sh", "-c", hold, limits=Limits(64 * MIB)))
+    if isinstance(box, FakeEngine):
+        box.used_bytes = 24 * MIB
+    else:
+        async with box.logs(container, follow=True) as chunks:
+            async for chunk in chunks:
+                if b"held" in chunk.data:
+                    break
+    with pytest.raises(MemoryInUse) as refused:
+        await box.update(container, Limits(16 * MIB, 50.0))
+    assert 24 * MIB <= refused.value.used_bytes < 48 * MIB
+    found = await box.container(container)
+    assert found is not None and found.limits == Limits(64 * MIB) and found.state is ContainerState.RUNNING
+    await box.update(container, Limits(48 * MIB, 50.0))
 
 
 async def test_a_stopped_container_uses_no_memory(box: Engine) -> None:

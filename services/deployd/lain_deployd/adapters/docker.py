@@ -42,6 +42,7 @@ from lain_deployd.agent.engine import (
     ImageMissing,
     Limits,
     LogChunk,
+    MemoryInUse,
     NoSuchContainer,
     NotRunning,
     PullProgress,
@@ -88,6 +89,7 @@ class DockerEngine:
     def __init__(self, client: Docker, containerd: Containerd) -> None:
         self._client = client
         self._containerd = containerd
+        self._cgroups = ""
         self._made: set[str] = set()
         """Made by us and never told to start: the Engine cannot have lost track of these."""
         self._unended: dict[tuple[str, tuple[str, ...]], str] = {}
@@ -216,13 +218,33 @@ class DockerEngine:
             raise EngineRefused(error.message, why=error.why, retry_seconds=1.0) from error
 
     async def update(self, container: str, limits: Limits) -> None:
+        if await self._cgroup_version() != "1" and await self._takes_memory(container, limits):
+            await self._require_free(container, limits)  # the kernel would kill for it
         try:
             with translated(f"limits of container {container} cannot be changed"):
                 await self._client._query_json(
                     f"containers/{container}/update", "POST", data=docker_json.limits(limits)
                 )
         except EngineRefused as error:
+            if "unable to set memory limit" in error.why:  # cgroup v1: it fails as a whole, and at once
+                await self._require_free(container, limits)
             raise BadLimits(error.message, why=error.why) from error
+
+    async def _cgroup_version(self) -> str:
+        """Of the machine: it changes with its boot options only, and no Engine survives that."""
+        if not self._cgroups:
+            with translated("the Engine cannot say how it is"):
+                self._cgroups = str((await self._client._query_json("info")).get("CgroupVersion") or "1")
+        return self._cgroups
+
+    async def _takes_memory(self, container: str, limits: Limits) -> bool:
+        found = await self.container(container)
+        return found is not None and limits.memory_bytes < found.limits.memory_bytes
+
+    async def _require_free(self, container: str, limits: Limits) -> None:
+        used = await self.memory_used(container)
+        if used is not None and used > limits.memory_bytes:
+            raise MemoryInUse(container, used, limits)
 
     async def memory_used(self, container: str) -> int | None:
         with translated(f"memory of container {container} cannot be read"), _gone_is_fine():

@@ -73,6 +73,16 @@ class BadLimits(Invalid):
     code = "bad_limits"
 
 
+class MemoryInUse(BadLimits):
+    """More memory is in use than would be left."""
+
+    code = "memory_in_use"
+
+    def __init__(self, container: str, used_bytes: int, limits: Limits) -> None:
+        super().__init__(f"container {container} uses {used_bytes} bytes of memory, more than {limits.memory_bytes}")
+        self.used_bytes = used_bytes
+
+
 class ContainerState(StrEnum):
     """``created``: never started (or its start failed). ``removing``/``dead``: on its way out."""
 
@@ -275,10 +285,10 @@ class Engine(Protocol):
         """Remove it and its anonymous volumes, killing it if it runs. Gone is success."""
 
     async def update(self, container: str, limits: Limits) -> None:
-        """Change limits of a container, running or not. ``BadLimits`` when the Engine does not accept them."""
+        """Change limits of a container, running or not. ``BadLimits`` when the Engine does not accept them, ``MemoryInUse``."""
 
     async def memory_used(self, container: str) -> int | None:
-        """Bytes in use without reclaimable cache; None when it does not run."""
+        """Bytes in use without reclaimable cache; None when it does not run. May take the Engine a second."""
 
     async def image(self, reference: str) -> Image | None: ...
 

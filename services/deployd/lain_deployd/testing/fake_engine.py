@@ -32,6 +32,7 @@ from lain_deployd.agent.engine import (
     ImageMissing,
     Limits,
     LogChunk,
+    MemoryInUse,
     NoSuchContainer,
     NotRunning,
     PullProgress,
@@ -233,6 +234,8 @@ class FakeEngine:
         self._reach("update")
         held = self._find(container)
         self._check(limits)
+        if held.seen.state in ALIVE and limits.memory_bytes < min(self.used_bytes, held.seen.limits.memory_bytes):
+            raise MemoryInUse(container, self.used_bytes, limits)
         held.seen = replace(held.seen, limits=limits)
         self._tell("update", held.seen)
 
