@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
@@ -16,6 +18,7 @@ from lain_shared import keys
 from lain_shared.model.config import ClusterConfig
 from lain_shared.model.node import Block, NodeState
 from lain_shared.model.pod import Observed, PodId, PodState, ProcType, Volume
+from lain_shared.model.volume import VolumeDeletion
 from lain_shared.records import Records
 from lain_shared.store import Entry
 from lain_shared.testing import MemoryStore, eventually
@@ -245,3 +248,26 @@ async def test_a_claim_that_is_gone_is_made_again_for_the_same_block(node: Node,
         async with node.agent():
             await eventually(claimed)
     assert len(await blocks.list()) == 1
+
+
+async def test_a_volume_that_cannot_be_deleted_keeps_no_other_and_another_apps_is_not_touched(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``stuck`` cannot be removed; ``tidy`` was ordered too, and names one of ``tidy.more``, which is another app."""
+    root = node.directory / "volumes"
+    for app in ("stuck", "tidy", "tidy.more"):
+        (root / app / "web/1/data").mkdir(parents=True)
+    remove = shutil.rmtree
+
+    def removes(path: Path, *more: Any) -> None:
+        if "stuck" in str(path):
+            raise PermissionError(13, "Operation not permitted")
+        remove(path, *more)
+
+    monkeypatch.setattr(shutil, "rmtree", removes)
+    orders = Records(node.store, keys.VOLUME_DELETIONS, VolumeDeletion)
+    await orders.put(VolumeDeletion("n1", "stuck", ("stuck.web-1",), "ada", 0.0), "n1", "stuck")
+    await orders.put(VolumeDeletion("n1", "tidy", ("tidy.web-1", "tidy.more.web-1"), "ada", 0.0), "n1", "tidy")
+    async with node.agent():
+        await eventually(lambda: not (root / "tidy").exists(), what="what can be deleted is")
+        assert (root / "tidy.more/web/1/data").is_dir() and (root / "stuck/web/1/data").is_dir()

@@ -36,8 +36,13 @@ class Deletions:
                 waiting = True
                 continue
             for name in order.volumes:
-                if name.startswith(f"{order.app}."):
+                if name.rpartition(".")[0] != order.app:
+                    continue  # of another app, whose name begins like this one's: it may well be here
+                try:
                     await self._delete(name, order)
+                except OSError as error:
+                    log.error("volume_not_deleted", volume=name, app=order.app, error=str(error))
+                    waiting = True
         return LOOK_AGAIN_SECONDS if waiting else None
 
     def _is_here(self, app: str) -> bool:
