@@ -20,6 +20,7 @@ CONNECT_SECONDS = 2.0
 ANSWER_SECONDS = 4.0
 MOST_HEAD_BYTES = 16_384
 MOST_BODY_BYTES = 65_536
+CLOSED = "the connection was closed at once: nothing answers behind that port"
 
 
 class Reached(StrEnum):
@@ -27,7 +28,7 @@ class Reached(StrEnum):
 
     ANSWERED = "answered"
     REFUSED = "refused"
-    """The machine is there; nothing listens on that port."""
+    """The machine is there; nothing listens on that port, or what forwards it found nothing behind it."""
     UNREACHABLE = "unreachable"
     """No machine answered at that address, or its name is not known."""
     SILENT = "silent"
@@ -108,9 +109,17 @@ async def ask(
         return ended(Reached.CERTIFICATE, f"its certificate: {error.verify_message}")
     except TimeoutError:
         return ended(Reached.SILENT, f"it took the connection and said nothing for {ANSWER_SECONDS:g} s")
+    except (ConnectionError, ssl.SSLEOFError, ssl.SSLZeroReturnError):
+        return ended(Reached.REFUSED, CLOSED)
+    except asyncio.IncompleteReadError as error:
+        return (
+            ended(Reached.GARBLED, f"no HTTP answer: {_words(error)}")
+            if error.partial
+            else ended(Reached.REFUSED, CLOSED)
+        )
     except ssl.SSLError as error:
         return ended(Reached.GARBLED, f"TLS: {error.reason or error}")
-    except (OSError, ValueError, IndexError, asyncio.IncompleteReadError, asyncio.LimitOverrunError) as error:
+    except (OSError, ValueError, IndexError, asyncio.LimitOverrunError) as error:
         return ended(Reached.GARBLED, f"no HTTP answer: {_words(error)}")
     finally:
         writer.transport.abort()

@@ -23,7 +23,7 @@ def etcdctl(arguments: str) -> str:
 
 def _etcdctl() -> str:
     return (
-        f"docker run --rm --network host -v {ETC}/tls/root:/tls:ro --entrypoint etcdctl {VERSION_IMAGE} "
+        f"docker run --rm --user 0 --network host -v {ETC}/tls/root:/tls:ro --entrypoint etcdctl {VERSION_IMAGE} "
         "--endpoints https://127.0.0.1:2379 --cacert /tls/ca.pem --cert /tls/cert.pem --key /tls/key.pem"
     )
 
@@ -47,7 +47,7 @@ def check_etcd(sight: Sight, site: Site) -> Check:
     if len(alive) <= len(members) // 2:
         leaderless = bool(away) and all("no leader" in member.error for member in away)
         code, found = ("etcd_no_leader", "etcd has no leader") if leaderless else ("etcd_down", "etcd does not answer")
-        told = f"{found}: {len(alive)} of {count(len(members), 'member')} {'is' if len(alive) == 1 else 'are'} well"
+        told = f"{found}: {len(alive)} of {len(members)} members well"
         look = site.on(site.node, "docker logs --tail 50 lain-etcd")
         next = steps(site.on(site.node, start), f"if it ends again: {look}")
         return Check("etcd", PROBLEM, told, code, WITHOUT, evidence, next, start, site.node, "etcd")
@@ -64,7 +64,7 @@ def check_etcd(sight: Sight, site: Site) -> Check:
             "above that it takes no writes at all", (f"{size(largest.db_used_bytes)} of it are in use",),
             site.on(site.node, make_room()), make_room(), site.node, "etcd",
         )  # fmt: skip
-    told = f"{count(len(alive), 'member')} of {len(members)}, version {largest.version}, {size(largest.db_bytes)}"
+    told = f"{len(alive)} of {len(members)} members, version {largest.version}, {size(largest.db_bytes)}"
     return ok("etcd", told)
 
 

@@ -26,19 +26,19 @@ def judge(sight: Sight, site: Site, etcd_down: bool) -> list[Check]:
         return [skipped("nodes", "no API could be asked")]
     if not views:
         if etcd_down:
-            return [skipped("nodes", "etcd is away: nobody knows them")]
+            return [skipped("nodes", "etcd does not answer: nobody knows them")]
         why = "there is nothing to run anything on"
         return [Check("nodes", PROBLEM, "no node is registered", "no_nodes", why, next="docs/install.md")]
     found: list[Check] = []
     if etcd_down:
         found.append(
-            skipped("nodes", "etcd is away: nobody's presence can be known; what they said before stands below")
+            skipped("nodes", "etcd takes no writes: nobody's presence can be known; what nodes said before is told")
         )
     else:
         found += [_away(view, sight, site) for view in views if view.alive is None]
     found += _conditions(views, site, sight.now, unreadable=_unreadable(sight))
     found += [_cordoned(view) for view in views if view.node.cordoned or view.draining]
-    if not any(check.bad for check in found):
+    if not found:
         looked = max((len(view.state.conditions) for view in views if view.state is not None), default=0)
         found.append(ok("nodes", f"{count(len(views), 'node')} alive; each looked for {count(looked, 'fault')}"))
     return found
@@ -208,7 +208,7 @@ def _of_type(view: NodeView, type: str) -> tuple[Condition, ...]:
 
 def routers(sight: Sight, site: Site, etcd_down: bool) -> list[Check]:
     if etcd_down:
-        return [skipped("routers", "etcd is away: what they have applied cannot be known; they route on")]
+        return [skipped("routers", "etcd takes no writes: what they have applied cannot be known; they route on")]
     if sight.routers is None or isinstance(sight.routers, LainError):
         return [skipped("routers", "the controller could not be asked")]
     if not sight.routers:

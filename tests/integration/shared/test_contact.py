@@ -69,6 +69,11 @@ async def test_how_far_it_came_is_told_apart(tmp_path: Path, monkeypatch: pytest
         writer.write(b"SSH-2.0-OpenSSH_9.2\r\n\r\n")
         await writer.drain()
 
+    async def nobody(_: asyncio.StreamReader, __: asyncio.StreamWriter) -> None: ...
+
+    async with server(nobody) as address:  # as a proxy in front of a port that nothing listens on
+        assert (await ask(Question("it", address, "/"), None)).reached is Reached.REFUSED
+        assert (await ask(Question("it", address, "/"), client_context(ours))).reached is Reached.REFUSED
     async with server(silent) as address:
         assert (await ask(Question("it", address, "/"), None)).reached is Reached.SILENT
         assert (await ask(Question("it", address, "/"), client_context(ours))).reached is Reached.SILENT

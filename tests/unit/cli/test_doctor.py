@@ -141,7 +141,7 @@ CASES: tuple[tuple[str, Sight, dict[str, tuple[str, ...]]], ...] = (
     ("etcd away", seen(cluster=AWAY, apps=AWAY, **platform(etcd=(EtcdMemberView("10.0.0.1:2379", "connection refused"),),
                                                            leader=LeaderView(problem="it does not answer"), nodes=(node(alive=None),)),
                        routers=(RouterView("n1", "n1", 0.0),)),
-     {"etcd_down": ("0 of 1 member", "10.0.0.1:2379: connection refused", "docker start lain-etcd")}),
+     {"etcd_down": ("0 of 1 members well", "10.0.0.1:2379: connection refused", "docker start lain-etcd")}),
     ("etcd away and nobody to ask", seen(cluster=AWAY, apps=AWAY, by_console=AWAY, by_deployd=AWAY, switches=AWAY, routers=AWAY, pods=AWAY),
      {"etcd_down": ("does not answer", "connection refused")}),
     ("etcd without leader", seen(**platform(etcd=tuple(EtcdMemberView(f"{i}:2379", "etcdserver: no leader") for i in range(3)))),
