@@ -566,3 +566,19 @@ def test_volumes_bind_an_instance_to_its_node() -> None:
     )
     world.settle()
     assert {instance: node for instance, node, _ in world.running()} == homes
+
+
+def test_a_node_whose_clock_is_ahead_holds_up_no_rollout() -> None:
+    """Its pods are ready since a time that is an hour away: how long they have been is counted from when the leader saw it."""
+    world = deployed()
+    world.want(desired(release=2, template=template("good2"), min_ready_seconds=5.0))
+    began = world.now
+    for _ in range(200):
+        world.one_pass(), world.agents(), world.step_routers()
+        for (node, pod), seen, _ in list(world.all(keys.OBSERVED)):
+            if seen.ready_at is not None and began <= seen.ready_at < began + 1_000:
+                world.put(keys.OBSERVED.key(node, pod), replace(seen, ready_at=seen.ready_at + 3_600))
+        world.now += 0.25
+        if world.status().phase is ProcPhase.STABLE and world.status().release == 2:
+            break
+    assert 10 < world.now - began < 40, "each for five seconds, one after the other"

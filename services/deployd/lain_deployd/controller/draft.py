@@ -124,6 +124,8 @@ class Proc:
         self.leaving: dict[PodKey, Leaving] = {}
         self.unseen: dict[PodKey, float] = {}
         """Pods told to stop of which their node never spoke → since when that is waited for."""
+        self.ahead: dict[PodKey, float] = {}
+        """Pods that are ready since a time that is still to come → since when we know."""
         self._was_ready = frozenset(
             (i.instance, i.generation) for i in (view.status.instances if view.status else ()) if i.ready_at or i.ready
         )
@@ -188,9 +190,12 @@ class Proc:
         """Ready, and for ``min_ready_seconds``."""
         if not pod.ready or pod.seen is None or self.desired is None:
             return False
-        if pod.seen.ready_at is None or self.desired.min_ready_seconds <= 0:
+        ready_at = pod.seen.ready_at
+        if ready_at is None or self.desired.min_ready_seconds <= 0:
             return True
-        due = pod.seen.ready_at + self.desired.min_ready_seconds
+        if ready_at > self.cluster.now:  # its node's clock is ahead of ours: it counts from when we first saw it ready
+            ready_at = self.ahead[pod.key] = self.memory.ahead.get(pod.key, self.cluster.now)
+        due = ready_at + self.desired.min_ready_seconds
         if due > self.cluster.now:
             self.wake.append(due)
             return False

@@ -66,7 +66,7 @@ def _remember(memory: ProcMemory, revision: int, now: float) -> ProcMemory:
 
 def _memory(proc: Proc) -> ProcMemory:
     seen = frozenset(pod.key for pod in proc.pods if pod.there and proc.was_seen(pod))
-    return ProcMemory(proc.leaving, proc.memory.endpoints, seen, proc.unseen)
+    return ProcMemory(proc.leaving, proc.memory.endpoints, seen, proc.unseen, proc.ahead)
 
 
 def _give_routes(view: AppView, procs: Mapping[str, Proc]) -> None:

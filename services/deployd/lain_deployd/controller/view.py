@@ -172,6 +172,8 @@ class ProcMemory:
     """Pods of which their node has spoken."""
     unseen: Mapping[PodKey, float] = field(default_factory=dict)
     """Pods told to stop of which their node, though it is there, never spoke → since when."""
+    ahead: Mapping[PodKey, float] = field(default_factory=dict)
+    """Pods that are ready since a time that is still to come, by a clock ahead of ours → since when this leader knows."""
 
 
 def earliest(times: Iterable[float | None]) -> float | None:
