@@ -122,6 +122,32 @@ async def test_nobody_speaks_past_the_router_by_an_upgrade_to_http2(front: Front
     assert "upgrade" not in seen.get("connection", "")
 
 
+async def test_a_target_that_names_another_host_than_the_header_is_refused(
+    front: Front, backends: Callable[..., Any]
+) -> None:
+    hello, other = await backends("hello", "other")
+    await front.put(proc("hello", hello), proc("other", other, host="other.example", path="/x", created=2))
+
+    async def ask(target: str, host: str) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", front.box.http_port)
+        writer.write(f"GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n".encode())
+        answer = await reader.read()
+        writer.close()
+        return answer.partition(b"\r\n")[0]
+
+    assert await ask("http://hello.example/", "hello.example") == b"HTTP/1.1 200 OK"
+    assert await ask("http://HELLO.example:80/", "hello.example.:8080") == b"HTTP/1.1 200 OK"
+    assert await ask("http://other.example/x/y", "other.example") == b"HTTP/1.1 200 OK"
+    seen = hello.requests, other.requests
+    for target, host in (
+        ("http://other.example/x/y", "hello.example"),
+        ("http://hello.example/", "other.example"),
+        ("http://nobody.example/", "hello.example"),
+    ):
+        assert await ask(target, host) == b"HTTP/1.1 400 Bad Request"
+    assert (hello.requests, other.requests) == seen
+
+
 async def test_an_outer_proxy_is_believed_only_where_it_is_trusted(
     make_front: Callable[..., Any], backends: Callable[..., Any]
 ) -> None:

@@ -80,7 +80,7 @@ function M.fast()
   local host = var.http_host
   local site = live and host and live.memo[host]
   local proc = site and site.fast
-  if not proc then
+  if not proc or var.host ~= site.name then
     return ""
   end
   local method = get_method()
@@ -108,6 +108,9 @@ function M.access()
   local site = host and (live.memo[host] or tables.site(live, host))
   if not site or (site.internal and var.lain_external == "1") then
     return pages.answer(404, "unknown_host", "No app answers at this host name.")
+  end
+  if var.host ~= site.name then -- RFC 9112, 3.2.2: whoever stands before us may have gone by the other one
+    return pages.answer(400, "two_hosts", "The request's target names another host than its Host header.")
   end
   local uri = var.uri
   local route = site.paths and longest(site, uri) or site.root
