@@ -16,7 +16,7 @@ from lain_deployd.agent.spec import Place, container_of
 from lain_deployd.testing import FakeEngine
 from lain_shared import keys
 from lain_shared.model.config import ClusterConfig
-from lain_shared.model.node import Block, NodeState
+from lain_shared.model.node import Alive, Block, NodeState
 from lain_shared.model.pod import Observed, PodId, PodState, ProcType, Volume
 from lain_shared.model.volume import VolumeDeletion
 from lain_shared.records import Records
@@ -271,3 +271,27 @@ async def test_a_volume_that_cannot_be_deleted_keeps_no_other_and_another_apps_i
     async with node.agent():
         await eventually(lambda: not (root / "tidy").exists(), what="what can be deleted is")
         assert (root / "tidy.more/web/1/data").is_dir() and (root / "stuck/web/1/data").is_dir()
+
+
+async def test_an_engine_installed_anew_gets_its_pods_again(node: Node, tmp_path: Path) -> None:
+    """Nothing of the old one is left: the same pods at the same addresses, no crash counted; its id is told, and what ended is not run."""
+    once = order(2, kind=ProcType.ONESHOT, command=("sh", "-c", "exit 0"))
+    alive = Records(node.store, keys.ALIVE, Alive)
+    async with node.agent():
+        before = await node.until(await node.give(order(1)), PodState.RUNNING, ready=True)
+        await node.until(await node.give(once), PodState.EXITED, exit_code=0)
+        await eventually(lambda: alive.get("n1"), what="presence")
+    engine = Unruly()
+    engine.engine = replace(engine.engine, id="another")
+    anew = Node(tmp_path, node.store, engine)
+    async with anew.agent():
+        await eventually(lambda: engine.calls.get("start"), what="it runs again")
+        await anew.until(order(1).pod, PodState.RUNNING, ready=True, restarts=0, address=before.address)
+        assert engine.calls["create"] == 1
+
+        async def told() -> bool:
+            stored = await alive.get("n1")
+            return stored is not None and stored.value.engine_id == "another"
+
+        await eventually(told, what="the other Engine's id")
+        assert (await anew.until(once.pod, PodState.EXITED)).exit_code == 0
