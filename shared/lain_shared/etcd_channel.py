@@ -49,6 +49,8 @@ ATTEMPT_SECONDS = 2.0
 """How long one member may take to answer a read before the next is asked."""
 LEAST_ATTEMPT_SECONDS = 0.2
 """With less time left no attempt is begun: its deadline could pass before it is even refused, and a write would seem uncertain."""
+KNOWN_AWAY_SECONDS = 1.0
+"""Once nobody has answered for a whole deadline, a call gives up after so long: gRPC tries to connect that often."""
 CONNECT_SECONDS = 1.0
 SILENCE_SECONDS = 6.0
 """A connection that gave no answer for so long, though it was asked, is replaced."""
@@ -184,6 +186,8 @@ class Members:
         self._endpoints = tuple(endpoints)
         self._credentials = None if tls_dir is None else read_credentials(tls_dir)
         self._turn = random.randrange(len(self._endpoints))  # noqa: S311 - spreads clients over members
+        self._away_since: float | None = None
+        """Since when nobody answered; None: the last call was answered."""
 
     async def __aenter__(self) -> Members:
         self._members = [Member(endpoint, self._credentials) for endpoint in self._endpoints]
@@ -217,12 +221,13 @@ class Members:
 
     async def _call(self, method: str, request: Any, *, repeatable: bool) -> Any:
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self.timeout_seconds
+        began = loop.time()
+        deadline = began + self.timeout_seconds
         attempts = 0
         while True:
             remaining = deadline - loop.time()
             try:
-                return await self.pick().call(
+                answer = await self._attempt(
                     method, request, min(remaining, ATTEMPT_SECONDS) if repeatable else remaining
                 )
             except Lost as fault:
@@ -233,11 +238,36 @@ class Members:
                 last: Exception = fault
             except Refused as fault:
                 last = fault
+            else:
+                return answer
             attempts += 1
             pause = pause_after(attempts // len(self._members)) if attempts % len(self._members) == 0 else 0.0
-            if loop.time() + pause + LEAST_ATTEMPT_SECONDS >= deadline:
+            patience_ends = (
+                began + KNOWN_AWAY_SECONDS if self._known_away and attempts >= len(self._members) else deadline
+            )
+            if loop.time() + pause + LEAST_ATTEMPT_SECONDS >= patience_ends:
                 raise self.unavailable(last) from last
             await asyncio.sleep(pause)
+
+    async def _attempt(self, method: str, request: Any, seconds: float) -> Any:
+        """Ask the member whose turn it is, and remember whether anybody answers at all."""
+        try:
+            answer = await self.pick().call(method, request, seconds)
+        except LainError:
+            self._away_since = None
+            raise
+        except (Lost, Refused):
+            if self._away_since is None:
+                self._away_since = asyncio.get_running_loop().time()
+            raise
+        self._away_since = None
+        return answer
+
+    @property
+    def _known_away(self) -> bool:
+        """Nobody answered for so long that waiting for a new leader or a restart has had its time."""
+        since = self._away_since
+        return since is not None and asyncio.get_running_loop().time() - since >= self.timeout_seconds
 
     def unavailable(self, cause: Exception) -> Unavailable:
         """Nobody answered, and why the last one did not."""

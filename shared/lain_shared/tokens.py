@@ -178,7 +178,7 @@ class Verifier:
         try:
             jwks, tokens = self._jwks(), self._tokens()
         except LainError as error:
-            raise _nobody_knows(error.message) from error
+            raise _nobody_knows(f"{error.message}: {error.why}" if error.why else error.message) from error
         if jwks is None or tokens is None:
             raise _nobody_knows("the keys or the list of tokens have not been read yet")
         return jwks, tokens

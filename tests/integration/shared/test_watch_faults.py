@@ -423,6 +423,28 @@ async def test_a_call_to_an_etcd_that_is_away_ends_within_its_deadline(etcd_sing
         assert "does not answer" in refused.value.message
 
 
+async def test_an_etcd_known_to_be_away_keeps_nobody_waiting(etcd_single: Cluster) -> None:
+    """The first call waits for a restart or a new leader, later ones would wait for nothing. Once it was back, it is waited for again."""
+    loop = asyncio.get_running_loop()
+
+    async def waited(store: EtcdStore) -> float:
+        began = loop.time()
+        with pytest.raises(Unavailable):
+            await store.get("/a")
+        return loop.time() - began
+
+    async with EtcdStore.connect(etcd_single.endpoints, timeout_seconds=5.0) as store:
+        await store.put("/a", b"1")
+        etcd_single.members[0].kill()
+        assert await waited(store) > 3.5
+        await waited(store)
+        assert await waited(store) < 3
+        etcd_single.members[0].start()
+        await eventually(lambda: store.get("/a"), what="etcd answers again")
+        etcd_single.members[0].kill()
+        assert await waited(store) > 3.5
+
+
 async def test_a_watch_on_a_replaced_connection_goes_on_over_the_new_one(
     etcd_single: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
