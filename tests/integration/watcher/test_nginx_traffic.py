@@ -181,6 +181,34 @@ async def test_only_what_had_traffic_since_is_told(front: Front, backends: Calla
     assert (await traffic(front, at + 3600)).procs == {}
 
 
+async def test_a_proc_is_told_with_the_counts_of_all_workers_also_of_idle_ones(
+    front: Front, backends: Callable[..., Any]
+) -> None:
+    """What only one of two workers had requests of lately: the other's counts belong to the sum, or it would seem to shrink."""
+    (web,) = await backends("web")
+    await front.put(proc("hello", web))
+
+    one, other = front.box.workers
+    for frozen in (one, other):  # the rest answers
+        os.kill(frozen, signal.SIGSTOP)
+        try:
+            assert (await front.get("/", headers={"Connection": "close"})).status == 200
+        finally:
+            os.kill(frozen, signal.SIGCONT)
+    before = await counted(front, 2)
+    assert len(before.slots) == 2
+    at = (await traffic(front)).now + 0.001
+
+    async def later() -> bool:
+        return (await traffic(front)).now > at
+
+    await eventually(later, what="nginx's clock has moved on")
+    await front.get("/")
+    await counted(front, 3)
+    seen = (await traffic(front, at + 5)).procs["hello/web"]
+    assert (seen.requests, {*seen.slots}) == (3, {*before.slots})
+
+
 async def flood(front: Front, count: int) -> None:
     answers = await asyncio.gather(*(front.get("/") for _ in range(count)))
     assert {answer.status for answer in answers} == {200}

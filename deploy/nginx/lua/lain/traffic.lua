@@ -213,8 +213,7 @@ end
 
 local COUNTS = { "requests", "errors", "app_errors", "aborted" }
 
-local function add(found, slot)
-  local born, name = slot.born, ffi.string(slot.name)
+local function add(sum, slot, born)
   local seen, buckets = {}, {}
   for _, field in ipairs(COUNTS) do
     seen[field] = slot[field]
@@ -228,11 +227,6 @@ local function add(found, slot)
   if born == 0 or slot.born ~= born then
     return -- it is being given to another proc
   end
-  local sum = found[name]
-  if not sum then
-    sum = { slots = {}, latency = {} }
-    found[name] = sum
-  end
   sum.slots[#sum.slots + 1] = born
   for field, count in pairs(seen) do
     sum[field] = (sum[field] or 0) + count
@@ -243,20 +237,38 @@ local function add(found, slot)
   end
 end
 
--- The counts of all workers, of procs that counted something since `since` (nginx's clock; nil: of all). A proc's `slots` tell whether its counts
--- go on from what they were: then they hold those of before.
-function M.report(since)
-  local found = {}
-  local at = now()
+local function each_slot(visit)
   for number = 0, regions and REGIONS - 1 or -1 do
     local one = regions[number]
     if one.owner ~= 0 then
       for index = 0, one.used - 1 do
         local slot = one.slots[index]
-        if not since or slot.last >= since - MARGIN_SECONDS then
-          add(found, slot)
-        end
+        visit(slot, slot.born)
       end
+    end
+  end
+end
+
+-- The counts of all workers, of procs that counted something since `since` (nginx's clock; nil: of all). A proc's `slots` tell whether its counts
+-- go on from what they were: then they hold those of before. So a proc is told with all its slots, those that were idle since too.
+function M.report(since)
+  local at, found = now(), {}
+  each_slot(function(slot, born)
+    if born ~= 0 and (not since or slot.last >= since - MARGIN_SECONDS) then
+      found[ffi.string(slot.name)] = { slots = {}, latency = {} }
+    end
+  end)
+  if next(found) then
+    each_slot(function(slot, born)
+      local sum = found[ffi.string(slot.name)]
+      if sum then
+        add(sum, slot, born)
+      end
+    end)
+  end
+  for name, sum in pairs(found) do
+    if not sum.slots[1] then
+      found[name] = nil
     end
   end
   return { boot_id = meta:get("boot_id"), now = at, uncounted = meta:get("traffic_uncounted") or 0, procs = found }
