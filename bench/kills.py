@@ -24,7 +24,7 @@ from bench.report import Case, Proof
 from bench.stage.cluster import Stage, stage
 from bench.stage.load import Load, Sample
 from bench.stage.node import NODE, Node, ShellFailed
-from bench.stage.order import Look, look
+from bench.stage.order import MIB, Look, look
 from bench.stage.truth import Seen, Truth
 from lain_cli.local import images
 from lain_cli.local.platform import Site, parts, run_argv
@@ -100,8 +100,11 @@ class Ground:
     """Version → its image on the node."""
     turn: Counter[str] = field(default_factory=Counter)
     asked_again: Counter[str] = field(default_factory=Counter)
-    next_version: str = ""
-    """What the next deploy brings: the one that does not run."""
+    other_version: str = ""
+    other_cpu: int = 0
+    other_memory: str = ""
+    """What the next operation changes to."""
+    began: float = field(default_factory=time.time)
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,7 @@ async def ask(ground: Ground, console: Console, operation: str) -> Any:
     number = ground.turn[operation]
     match operation:
         case "deploy":
-            return await console.deploy(MOVING, ground.next_version)
+            return await console.deploy(MOVING, ground.other_version)
         case "rollback":
             return await console.rollback(MOVING)
         case "scale-up":
@@ -175,11 +178,11 @@ async def ask(ground: Ground, console: Console, operation: str) -> Any:
         case "restart":
             return await console.restart(MOVING)
         case "cpu":
-            return await console.scale(MOVING, "web", cpu=1 + number % 2)
+            return await console.scale(MOVING, "web", cpu=ground.other_cpu)
         case "memory":
-            return await console.scale(MOVING, "web", memory=("96m", "72m", "80m")[number % 3])
+            return await console.scale(MOVING, "web", memory=ground.other_memory)
         case "env":
-            return await console.set_env(MOVING, {"TURN": str(number)})
+            return await console.set_env(MOVING, {"TURN": f"{ground.began:.0f} {number}"})
         case "stop":
             return await console.stop(MOVING, "web", 1)
         case "start":
@@ -226,12 +229,13 @@ async def asked(ground: Ground, operation: str, past: frozenset[str]) -> None:
 
 
 def ready_for(ground: Ground, operation: str, now: Look) -> None:
-    """What a deploy brings: the version that does not run, and every other time the node has not got it."""
-    if operation != "deploy":
-        return
-    runs = now.picture.all(keys.DESIRED)[f"{MOVING}/web"][0].template.image
-    ground.next_version, image = next(one for one in ground.images.items() if one[1] != runs)
-    if ground.turn[operation] % 2:
+    """What the operation changes to: another value than there is. Every other version that a deploy brings is not on the node."""
+    stands = now.picture.all(keys.DESIRED)[f"{MOVING}/web"][0]
+    ground.other_cpu = 2 if stands.template.cpu == 1 else 1
+    ground.other_memory = "96m" if stands.template.memory_bytes < 90 * MIB else "72m"
+    version, image = next(one for one in ground.images.items() if one[1] != stands.template.image)
+    ground.other_version = version
+    if operation == "deploy" and ground.turn[operation] % 2:
         ground.node.sh(f"docker image rm {ground.truth.address}:5000/{image} || true")
 
 
