@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,22 +24,20 @@ from lain_deployd.agent.metrics import AgentMetrics
 from lain_deployd.agent.pods import LABEL_NODE, LABEL_POD, Order
 from lain_deployd.agent.spec import reference_of
 from lain_shared import keys
-from lain_shared.errors import LainError, Unavailable
+from lain_shared.errors import LainError
 from lain_shared.mirror import Mirror
 from lain_shared.model.config import ClusterConfig
 from lain_shared.model.node import ConditionStatus, NodeState
-from lain_shared.model.pod import Assignment, Observed, PodId
+from lain_shared.model.pod import Assignment, PodId
 from lain_shared.model.route import Endpoints, RouterMember, RouterState
 from lain_shared.records import BadRecord, Records
-from lain_shared.stopping import together, until_stopped
-from lain_shared.store import Delete, Put, Store, Write
+from lain_shared.stopping import until_stopped
+from lain_shared.store import Store
 
 log = structlog.get_logger()
 
 TOLD_ACTIONS = frozenset({"create", "start", "die", "destroy", "oom", "pause", "unpause", "rename"})
 MAX_BACKOFF_SECONDS = 1.0
-MAX_WRITES = 50
-"""In one transaction: each may carry its last 20 lines, and etcd takes 1.5 MiB."""
 SOON_SECONDS = 0.2
 MAX_SOON_SECONDS = 5.0
 SHORTAGE_LOOK_SECONDS = 1.0
@@ -163,88 +161,6 @@ class EngineWatch:
         self.reachable = False
         self._metrics.engine_up.set(0)
         self.on_change()
-
-
-class Observing:
-    """One pass of the loop that makes ``observed/<node>/`` equal to the keeper's report: what changed, in one transaction.
-
-    What stands there is read again every ``verify_seconds``: somebody may have deleted it, or put a store back that is older.
-    """
-
-    def __init__(self, store: Store, keeper: Keeper, *, verify_seconds: float = 30.0) -> None:
-        self._records = Records(store, keys.OBSERVED, Observed)
-        self._store = store
-        self._keeper = keeper
-        self._verify_seconds = verify_seconds
-        self._read_at = 0.0
-        self._written: dict[str, bytes] | None = None
-        self._keys: dict[PodId, str] = {}
-        self.current = False
-        """``observed`` says what is, as of the last pass; or it says nothing, and so nothing that is no more."""
-        self.on_current: Callable[[], None] = lambda: None
-
-    async def one_pass(self) -> float | None:
-        if self._written is None or time.monotonic() - self._read_at >= self._verify_seconds:
-            await self._read()
-        if not self._keeper.told or self._written is None:
-            if not self._written:
-                self._is_current()
-            return None
-        wanted = {self._key(pod): self._records.encode(seen) for pod, seen in self._keeper.report.items()}
-        kept = wanted.keys() | {self._key(pod) for pod in self._keeper.untold}
-        surplus = [key for key in self._written if key not in kept] if self._keeper.whole else []
-        writes: list[Write] = [Put(key, value) for key, value in wanted.items() if self._written.get(key) != value]
-        writes += [Delete(key) for key in surplus]
-        try:
-            for begin in range(0, len(writes), MAX_WRITES):
-                await self._write(writes[begin : begin + MAX_WRITES])
-        except Exception:
-            self._written, self.current = None, False  # some may have been written: read again before deciding
-            raise
-        self._keys = {pod: key for pod, key in self._keys.items() if key in kept}
-        self._is_current()
-        return None
-
-    def _is_current(self) -> None:
-        if not self.current:
-            self.current = True
-            self.on_current()
-
-    async def _read(self) -> None:
-        listing = await self._store.list(self._records.family.under(self._keeper.node))
-        self._read_at = time.monotonic()
-        self._written = {entry.key: entry.value for entry in listing.entries}
-        seen: list[Observed] = []
-        for entry in listing.entries:
-            try:
-                seen.append(self._records.decode(entry.key, entry.value))
-            except BadRecord as error:
-                log.error("record_unreadable", key=entry.key, error=str(error))
-        self._keeper.seed(seen)
-
-    async def _write(self, writes: Sequence[Write]) -> None:
-        """All of them at once: one revision, which whoever watches takes as one change. Should that be refused, each by itself."""
-        try:
-            await self._store.txn((), writes)
-        except Unavailable:
-            raise
-        except LainError as error:
-            if len(writes) == 1:
-                raise
-            log.warning("observed_written_singly", error=error.message, why=error.why)
-            await together(*(self._write([write]) for write in writes))
-            return
-        if self._written is not None:
-            for write in writes:
-                if isinstance(write, Put):
-                    self._written[write.key] = write.value
-                else:
-                    self._written.pop(write.key, None)
-
-    def _key(self, pod: PodId) -> str:
-        if (known := self._keys.get(pod)) is None:
-            known = self._keys[pod] = self._records.family.key(self._keeper.node, str(pod))
-        return known
 
 
 class Surroundings:

@@ -28,6 +28,7 @@ from lain_deployd.agent.metrics import AgentMetrics
 from lain_deployd.agent.probes import Prober
 from lain_deployd.agent.settings import PREFIX, Settings
 from lain_deployd.agent.spec import Place
+from lain_deployd.agent.telling import Observing
 from lain_shared import daemon, keys
 from lain_shared.daemon import Daemon, Health
 from lain_shared.etcd import EtcdStore
@@ -113,7 +114,7 @@ def assembled(
         "resync_seconds": settings.resync_seconds, "max_backoff_seconds": 1.0, "metrics": loop_metrics,
     }  # fmt: skip
     pods = Loop("passes", keeper.one_pass, duty=PASSES_DUTY, **often)
-    observing = loops.Observing(store, keeper, verify_seconds=settings.resync_seconds)
+    observing = Observing(store, keeper, verify_seconds=settings.resync_seconds)
     observed = Loop("observed", observing.one_pass, **often)
     report = loops.NodeReport(
         store, keeper, watch, blocks=blocks, images=images, cluster=partial(_cluster, config), root=settings.volumes_root,

@@ -1,0 +1,147 @@
+"""What of the pods is told in ``observed/<node>/``, and when: news at once, the rest with it or a moment later, in one transaction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from lain_deployd.agent.keeper import Keeper
+from lain_shared import keys
+from lain_shared.errors import LainError, Unavailable
+from lain_shared.model.pod import Observed, PodId, PodState
+from lain_shared.records import BadRecord, Records
+from lain_shared.stopping import together
+from lain_shared.store import Delete, Put, Store, Write
+
+log = structlog.get_logger()
+
+PATIENCE_SECONDS = 0.2
+ENDS = frozenset({PodState.BACKOFF, PodState.EXITED, PodState.FAILED})
+MAX_WRITES = 50
+"""In one transaction: each may carry its last 20 lines, and etcd takes 1.5 MiB."""
+
+
+class Observing:
+    """One pass of the loop that makes ``observed/<node>/`` equal to the keeper's report: what changed, in one transaction.
+
+    Every write makes the leader look, and the router or the next pod waits for few of them: what nobody acts on (``is_news``) is written
+    with what somebody does, or after ``PATIENCE_SECONDS``.
+
+    What stands there is read again every ``verify_seconds``: somebody may have deleted it, or put a store back that is older.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        keeper: Keeper,
+        *,
+        verify_seconds: float = 30.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._records = Records(store, keys.OBSERVED, Observed)
+        self._monotonic = monotonic
+        self._store = store
+        self._keeper = keeper
+        self._verify_seconds = verify_seconds
+        self._read_at = 0.0
+        self._written: dict[str, bytes] | None = None
+        self._keys: dict[PodId, str] = {}
+        self._told: dict[PodId, Observed] = {}
+        """What ``_written`` says of those written by this process."""
+        self._waits_since: float | None = None
+        self.current = False
+        """``observed`` says what is, as of the last pass; or it says nothing, and so nothing that is no more."""
+        self.on_current: Callable[[], None] = lambda: None
+
+    async def one_pass(self) -> float | None:
+        if self._written is None or self._monotonic() - self._read_at >= self._verify_seconds:
+            await self._read()
+        if not self._keeper.told or self._written is None:
+            if not self._written:
+                self._is_current()
+            return None
+        report = self._keeper.report
+        wanted = {self._key(pod): self._records.encode(seen) for pod, seen in report.items()}
+        kept = wanted.keys() | {self._key(pod) for pod in self._keeper.untold}
+        surplus = [key for key in self._written if key not in kept] if self._keeper.whole else []
+        changed = {
+            pod: seen for pod, seen in report.items() if self._written.get(self._key(pod)) != wanted[self._key(pod)]
+        }
+        news = bool(surplus) or any(is_news(self._told.get(pod), seen) for pod, seen in changed.items())
+        if changed and not news and (wait := self._patience()) > 0.0:
+            return wait
+        self._waits_since = None
+        writes: list[Write] = [Put(self._key(pod), wanted[self._key(pod)]) for pod in changed]
+        writes += [Delete(key) for key in surplus]
+        try:
+            for begin in range(0, len(writes), MAX_WRITES):
+                await self._write(writes[begin : begin + MAX_WRITES])
+        except Exception:
+            self._written, self.current = None, False  # some may have been written: read again before deciding
+            self._told = {}
+            raise
+        self._keys = {pod: key for pod, key in self._keys.items() if key in kept}
+        self._told = {
+            pod: report.get(pod) or told for pod, told in {**self._told, **changed}.items() if pod in self._keys
+        }
+        self._is_current()
+        return None
+
+    def _patience(self) -> float:
+        """How long to wait with a change that is no news, for more."""
+        now = self._monotonic()
+        if self._waits_since is None:
+            self._waits_since = now
+        return self._waits_since + PATIENCE_SECONDS - now
+
+    def _is_current(self) -> None:
+        if not self.current:
+            self.current = True
+            self.on_current()
+
+    async def _read(self) -> None:
+        listing = await self._store.list(self._records.family.under(self._keeper.node))
+        self._read_at = self._monotonic()
+        self._written = {entry.key: entry.value for entry in listing.entries}
+        seen: list[Observed] = []
+        for entry in listing.entries:
+            try:
+                seen.append(self._records.decode(entry.key, entry.value))
+            except BadRecord as error:
+                log.error("record_unreadable", key=entry.key, error=str(error))
+        self._keeper.seed(seen)
+
+    async def _write(self, writes: Sequence[Write]) -> None:
+        """All of them at once: one revision, which whoever watches takes as one change. Should that be refused, each by itself."""
+        try:
+            await self._store.txn((), writes)
+        except Unavailable:
+            raise
+        except LainError as error:
+            if len(writes) == 1:
+                raise
+            log.warning("observed_written_singly", error=error.message, why=error.why)
+            await together(*(self._write([write]) for write in writes))
+            return
+        if self._written is not None:
+            for write in writes:
+                if isinstance(write, Put):
+                    self._written[write.key] = write.value
+                else:
+                    self._written.pop(write.key, None)
+
+    def _key(self, pod: PodId) -> str:
+        if (known := self._keys.get(pod)) is None:
+            known = self._keys[pod] = self._records.family.key(self._keeper.node, str(pod))
+        return known
+
+
+def is_news(told: Observed | None, seen: Observed) -> bool:
+    """Whether somebody may act on the difference, so that it is written at once: a pod nobody heard of, ready or not any more, ended."""
+    if told is None or told.ready != seen.ready or (told.state is not seen.state and seen.state in ENDS):
+        return True
+    return (told.restarts, told.exit_code, told.error, told.evidence) != (
+        seen.restarts, seen.exit_code, seen.error, seen.evidence,
+    )  # fmt: skip
