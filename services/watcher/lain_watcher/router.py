@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from itertools import islice
 
 import structlog
 
@@ -19,9 +20,16 @@ from lain_watcher.table import Table, TableText
 
 log = structlog.get_logger()
 
-
 STARTING = "starting"
 """The boot id of an nginx that has not told its own yet."""
+TOLD_APPS = 100
+TOLD_CHARACTERS = 200
+"""What is published of the quarantined stays small, whatever an app's data may be; the API tells all of it."""
+
+
+def briefly(quarantined: Mapping[str, str]) -> dict[str, str]:
+    """The first apps by name, and why, shortly."""
+    return {app: why[:TOLD_CHARACTERS] for app, why in islice(sorted(quarantined.items()), TOLD_APPS)}
 
 
 class NotYetKnown(Unavailable):
@@ -78,7 +86,10 @@ class Router:
         before = self.verdict
         self.verdict, self.text = verdict, text
         if before is not None and before.quarantined != verdict.quarantined:
-            log.warning("quarantine_changed", quarantined=dict(verdict.quarantined), not_applied=verdict.not_applied)
+            log.warning(
+                "quarantine_changed", apps=len(verdict.quarantined), quarantined=briefly(verdict.quarantined),
+                not_applied=verdict.not_applied[:TOLD_APPS],
+            )  # fmt: skip
         if (before.guard if before else None) is None and verdict.guard is not None:
             log.error("sudden_loss_held", hosts=len(verdict.guard.lost), first=verdict.guard.lost[:5])
         if before is not None and before.guard is not None and verdict.guard is None:
@@ -173,6 +184,6 @@ class Router:
             boot_id=boot_id,
             applied_at=time.time(),
             busy=busy,
-            quarantined=dict(self.verdict.quarantined) if self.verdict else {},
+            quarantined=briefly(self.verdict.quarantined) if self.verdict else {},
             not_applied=self.verdict.not_applied if self.verdict else (),
         )

@@ -22,6 +22,7 @@ GUARD_LEAST_HOSTS = 4
 MAX_PATH = 1024
 MAX_TIMEOUT_SECONDS = 86_400
 MAX_BODY_BYTES = 1 << 50
+MAX_SHOWN = 80
 
 _LABEL = r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?"
 _HOST = re.compile(rf"(\*\.)?{_LABEL}(\.{_LABEL})*\Z")
@@ -98,8 +99,12 @@ def _entries(
     """Each proc as asked for, and the apps whose addresses cannot be used. ``reasons`` gets why routes or options cannot."""
     found: dict[ProcKey, ProcEntry] = {}
     unusable: set[str] = set()
+    bad = dict(picture.bad)
     for key, stored in sorted(picture.endpoints.items()):
         record = stored.value
+        if ENDPOINTS.parse(key) != (record.app, record.proc):
+            bad[key] = f"it says that it is {record.app}.{record.proc}"
+            continue
         if (faults := faults_of(record)) and key not in picture.bad:
             reasons.setdefault(record.app, []).extend(f"{record.proc}: {fault}" for fault in faults)
         entry = ProcEntry(
@@ -123,7 +128,7 @@ def _entries(
                 draining=tuple(sorted({endpoint.address for endpoint in record.draining})),
             )
         found[entry.key] = entry
-    for key, why in sorted(picture.bad.items()):
+    for key, why in sorted(bad.items()):
         try:
             app, proc = ENDPOINTS.parse(key)
         except ValueError:
@@ -177,14 +182,19 @@ def faults_of(record: Endpoints) -> tuple[str, ...]:
     return (*found, *_option_faults(record.proxy))
 
 
+def shown(text: str) -> str:
+    """What an app gave, for people: quoted, and not more of it than helps."""
+    return repr(text) if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]!r}…"
+
+
 def _route_faults(route: Route) -> Iterable[str]:
     if len(route.host) > 253 or not _HOST.match(route.host):
-        yield f"{route.host!r} is not a host name"
+        yield f"{shown(route.host)} is not a host name"
     if route.path == "/":
         return
     segments = route.path.split("/")
     if len(route.path) > MAX_PATH or not _PATH.match(route.path) or "." in segments or ".." in segments:
-        yield f"{route.path!r} is not a path (/x/y, no trailing slash)"
+        yield f"{shown(route.path)} is not a path (/x/y, no trailing slash)"
 
 
 def _option_faults(options: ProxyOptions) -> Iterable[str]:
@@ -201,7 +211,7 @@ def address_fault(record: Endpoints) -> str:
         try:
             address = ipaddress.IPv4Address(endpoint.address)
         except ValueError:
-            return f"{endpoint.address!r} is not an IPv4 address"
+            return f"{shown(endpoint.address)} is not an IPv4 address"
         if address.is_multicast or address.is_unspecified:
             return f"{endpoint.address} cannot be an app's address"
         port = endpoint.port or record.port

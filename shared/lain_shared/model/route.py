@@ -112,8 +112,8 @@ class RouterState:
 
     ``applied_revision``: every change of ``endpoints`` up to this store revision is in nginx's table. ``boot_id`` changes with every
     start of nginx; "" means that no nginx process exists: then it is the table that nginx would start from. ``busy``: draining addresses
-    that still have requests or WebSockets in flight. ``quarantined``: app → why its routes and options are frozen at the last good ones.
-    ``not_applied``: apps whose *addresses* could not be applied; their rollout pauses.
+    that still have requests or WebSockets in flight. ``quarantined``: app → why its routes and options are frozen at the last good ones
+    (the first hundred, shortly). ``not_applied``: apps whose *addresses* could not be applied; their rollout pauses.
     """
 
     router: str

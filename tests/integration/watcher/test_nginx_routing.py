@@ -310,7 +310,20 @@ async def test_a_table_that_cannot_be_read_changes_nothing(front: Front, backend
     (one,) = await backends("one")
     before = await front.put(proc("hello", one))
     good = b'{"lain_table":1,"revision":9,"lines":2,"version":"x"}\n'
-    for bad in (b"nonsense\n", good, good + b"{}\n", good + b'{"proc":["a","b"]}\n', good + b'{"proc":1}\n'):
+    entry = b'{"proc":["a","b"],"routes":[%s],"options":{%s},"ready":[%s],"suspect":[]}\n'
+    torn = [
+        b'{"lain_table":1,"revision":null,"lines":1,"version":"x"}\n',
+        b'{"lain_table":1,"revision":9,"lines":1}\n',
+        b'{"lain_table":1,"revision":9,"lines":"1","version":"x"}\n',
+        b'{"lain_table":1,"revision":9,"lines":1,"version":"x","domains":[1]}\n',
+        good + entry % (b'{"path":"/"}', b"", b'"10.0.0.1:80"'),
+        good + entry % (b'{"host":1,"path":"/"}', b"", b'"10.0.0.1:80"'),
+        good + entry % (b"", b'"max_body_bytes":null', b'"10.0.0.1:80"'),
+        good + entry % (b"", b"", b'"10.0.0.1"'),
+        good + entry % (b"", b"", b"null"),
+        good + b'{"certificate":"a.example","cert":1,"key":"k"}\n',
+    ]
+    for bad in (b"nonsense\n", good, good + b"{}\n", good + b'{"proc":["a","b"]}\n', good + b'{"proc":1}\n', *torn):
         with pytest.raises(TableRefused):
             await front.nginx.put_table(bad)
     assert (await front.state()).version == before.version

@@ -14,6 +14,7 @@ from lain_shared import keys
 from lain_shared.model.route import Endpoint, Endpoints, ProxyOptions, Route
 from lain_shared.records import Stored
 from lain_shared.store import Entry
+from lain_watcher.router import TOLD_APPS, TOLD_CHARACTERS, briefly
 from lain_watcher.routes import GUARD_SECONDS, Guard, Picture, Verdict, plan
 from lain_watcher.table import Certificate, Table, decode, encode
 
@@ -153,6 +154,30 @@ def test_an_unreadable_record_keeps_what_was_known_of_its_proc() -> None:
     assert "not JSON" in verdict.quarantined["a"]
     fresh = plan(picture(record("b", "b.example"), bad={keys.ENDPOINTS.key("a", "web"): "not JSON"}), None, now=1.0)
     assert owners(fresh.table) == {"b.example": "b"}
+
+
+def test_a_record_that_says_it_is_another_app_touches_nobody() -> None:
+    """Its key says whose it is."""
+    victim, impostor = record("hello", "hello.example"), record("hello", "evil.example", ready=("10.6.6.6",))
+    here = picture(victim)
+    key = keys.ENDPOINTS.key("impostor", "web")
+    stored = Stored(impostor, Entry(key, b"", create_revision=2, mod_revision=2))
+    verdict = plan(replace(here, endpoints={**here.endpoints, key: stored}), None, now=0.0)
+    assert verdict.table == plan(here, None, now=0.0).table
+    assert verdict.not_applied == ("impostor",)
+    assert "says that it is hello.web" in verdict.quarantined["impostor"]
+
+
+def test_what_is_said_of_bad_data_is_not_as_large_as_the_data() -> None:
+    verdict = plan(picture(record("hello", "h" * 100_000, ready=("9" * 100_000,))), None, now=0.0)
+    assert len(verdict.quarantined["hello"]) < 500
+
+
+def test_what_is_published_of_the_quarantined_stays_small() -> None:
+    quarantined = {f"app-{number:05}": "x" * 1000 for number in range(10_000)}
+    told = briefly(quarantined)
+    assert len(told) == TOLD_APPS and sum(map(len, told.values())) <= TOLD_APPS * TOLD_CHARACTERS
+    assert briefly({"hello": "why"}) == {"hello": "why"}
 
 
 def test_the_older_claim_keeps_a_route() -> None:

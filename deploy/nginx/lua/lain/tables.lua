@@ -39,10 +39,15 @@ local function unusable(number, why)
   return nil, "line " .. number .. ": " .. why
 end
 
+local function is_text(value)
+  return type(value) == "string"
+end
+
 local function backends(proc, peers)
   local list = {}
   for i, peer in ipairs(peers) do
     local address, port = match(peer, "^([%d.]+):(%d+)$")
+    assert(address, "a peer that is no address and port")
     list[i] = {
       address = address,
       port = tonumber(port),
@@ -56,32 +61,40 @@ end
 
 local function read_proc(line)
   local app, name = line.proc[1], line.proc[2]
+  assert(is_text(app) and is_text(name), "a proc without names")
   local proc = { key = app .. "/" .. name, app = app, name = name, routes = line.routes }
   proc.ready = backends(proc, line.ready)
   proc.suspect = backends(proc, line.suspect)
   local options = line.options or {}
   proc.read_timeout = options.read_timeout_seconds
   proc.max_body = options.max_body_bytes
+  assert(type(proc.read_timeout or 0) == "number" and type(proc.max_body or 0) == "number", "an option that is no number")
   proc.buffering = options.buffering
   proc.others = math.min(math.max(#proc.ready + #proc.suspect - 1, 0), MAX_TRIES - 1)
   proc.simple = not proc.max_body and proc.buffering ~= false and (#proc.ready + #proc.suspect) > 0
   proc.sticky = options.sticky and ("lain_" .. string.format("%08x", ngx.crc32_long(proc.key))) or nil
   for _, route in ipairs(proc.routes) do
+    assert(is_text(route.host) and is_text(route.path), "a route without host or path")
     route.proc = proc
     route.strip = route.path ~= "/" and #route.path or 0
   end
   return proc
 end
 
-local readers = {
-  header = function(line)
-    return line
-  end,
-  proc = read_proc,
-  certificate = function(line)
-    return line
-  end,
-}
+local function read_header(line)
+  assert(is_text(line.version) and type(line.revision) == "number" and type(line.lines) == "number", "a header without its numbers")
+  for _, domain in ipairs(line.domains or {}) do
+    assert(is_text(domain), "a domain that is no text")
+  end
+  return line
+end
+
+local function read_certificate(line)
+  assert(is_text(line.certificate) and is_text(line.cert) and is_text(line.key), "a certificate without chain or key")
+  return line
+end
+
+local readers = { header = read_header, proc = read_proc, certificate = read_certificate }
 
 local function read_line(text)
   local line, why = cjson.decode(text)
@@ -115,8 +128,7 @@ local function add_routes(index, proc)
   end
 end
 
--- The decoded table, or nil and why it cannot be used. `before` lends the lines that did not change.
-local function decode(text, before)
+local function decoded(text, before)
   local index = { lines = {}, sites = {}, procs = {}, certificates = {}, memo = {}, memoized = 0 }
   local known = before and before.lines or {}
   local number, from, size = 0, 1, #text
@@ -159,6 +171,15 @@ local function decode(text, before)
     return nil, "the table is cut: " .. number .. " of " .. tostring(index.header.lines) .. " lines"
   end
   return index
+end
+
+-- The decoded table, or nil and why it cannot be used. `before` lends the lines that did not change.
+local function decode(text, before)
+  local ok, index, why = pcall(decoded, text, before)
+  if not ok then
+    return nil, tostring(index)
+  end
+  return index, why
 end
 
 local function wildcard(name)
