@@ -11,13 +11,13 @@ if TYPE_CHECKING:
 
 
 def loss_words(loss: LossReport | None) -> Cell:
-    """``12,345 req, 0 lost, p99 84→91→83 ms``: requests while it ran, those the platform lost, p99 before, during and after."""
+    """``12,345 req, 0 lost, p99 84→91→83 ms``: requests from its begin to the minute after it; p99 before, during and after."""
     if loss is None:
         return Cell("")
     during, after = loss.during, loss.after
-    lost = during.errors + (after.errors if after else 0)
-    failed = during.app_errors + (after.app_errors if after else 0)
-    words = [f"{during.requests:,} req", f"{lost:,} lost"]
+    since = [window for window in (during, after) if window is not None]
+    lost, failed = sum(window.errors for window in since), sum(window.app_errors for window in since)
+    words = [f"{sum(window.requests for window in since):,} req", f"{lost:,} lost"]
     words += [f"{failed:,} app errors"] if failed else []
     if any(window is not None and window.p99_ms is not None for window in (loss.before, during, after)):
         words.append(f"p99 {'→'.join(_ms(window) for window in (loss.before, during, after))} ms")
