@@ -59,7 +59,7 @@ class Settings:
     log_format: str = "json"
     error_level: str = "warn"
     wait_seconds: float = 30.0
-    stop_seconds: float = 0.5
+    stop_seconds: float = 0.2
     grace_seconds: float = 10.0
     binary: str = "nginx"
     user: str = "nobody"
@@ -288,7 +288,7 @@ class Supervisor:
             if table.exists() and time.monotonic() >= patience_ends:
                 say("started_without_the_watcher", table_age_seconds=round(time.time() - table.stat().st_mtime))
                 return
-            time.sleep(0.05)
+            time.sleep(0.02)
 
     def _await_turn(self) -> None:
         """Wait while another nginx serves from this folder: with its control socket taken away it would serve an old table for good."""
