@@ -260,7 +260,7 @@ async def test_a_stop_lets_requests_in_flight_end(front: Front, backends: Callab
     await front.put(proc("hello", one))
     asking = asyncio.create_task(front.get("/slow"))
     await eventually(lambda: one.waiting == 1)
-    stopping = asyncio.create_task(asyncio.to_thread(front.box.stop))
+    stopping = asyncio.create_task(asyncio.to_thread(front.box.stop, signal.SIGQUIT))
     await eventually(lambda: not is_open(front.box.http_port), what="it accepts nothing new")
     one.release.set()
     assert (await asking).status == 200
