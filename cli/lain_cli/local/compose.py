@@ -85,6 +85,7 @@ def _service(part: Part) -> dict[str, Any]:
         "cap_add": list(part.capabilities),
         "security_opt": ["no-new-privileges"],
         "pids_limit": PIDS_LIMIT,
+        "cpu_shares": part.cpu_weight,
         "stop_grace_period": f"{part.stop_seconds}s",
         "tmpfs": list(part.tmpfs),
         "environment": dict(part.environment),

@@ -50,6 +50,8 @@ class Part:
     capabilities: tuple[str, ...] = ()
     entrypoint: str = ""
     stop_seconds: int = 20
+    cpu_weight: int = 1024
+    """Docker's CPU shares, where 1024 is its default: pods have 256, so that no neighbour keeps a daemon waiting."""
     tmpfs: tuple[str, ...] = ("/tmp",)  # noqa: S108 - a path in the container
     needs: tuple[str, ...] = ()
     ready: tuple[str, ...] = ()
@@ -74,6 +76,7 @@ def parts(site: Site) -> tuple[Part, ...]:
             command=etcd_flags(site),
             mounts=(_tls("etcd"), (f"{DATA}/etcd", "/var/lib/etcd", False)),
             ready=("lain-health", "http://127.0.0.1:2381/health"),
+            cpu_weight=4096,
         ),
         Part(
             "registry",
@@ -164,6 +167,7 @@ def parts(site: Site) -> tuple[Part, ...]:
             "nginx",
             "nginx",
             0,
+            cpu_weight=2048,
             environment={
                 "LAIN_NGINX_SHARED": f"{DATA}/router",
                 "LAIN_NGINX_HTTP_PORT": site.nginx_http_port,
@@ -235,7 +239,7 @@ def run_argv(part: Part, image: str, image_id: str) -> tuple[str, ...]:
     arguments = [
         "run", "--detach", "--name", part.container, "--restart", "always", "--network", "host", "--read-only",
         "--user", f"{part.user}:{part.user}", "--cap-drop", "ALL", "--security-opt", "no-new-privileges",
-        "--pids-limit", str(PIDS_LIMIT), "--stop-timeout", str(part.stop_seconds),
+        "--pids-limit", str(PIDS_LIMIT), "--cpu-shares", str(part.cpu_weight), "--stop-timeout", str(part.stop_seconds),
     ]  # fmt: skip
     for name, value in LOG_OPTIONS.items():
         arguments += ["--log-opt", f"{name}={value}"]

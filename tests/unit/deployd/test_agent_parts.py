@@ -61,7 +61,7 @@ def test_a_container_is_named_labelled_and_told_who_it_is() -> None:
     assert (spec.name, spec.hostname, spec.image) == ("hello.web-2.g77", "web-2", "10.0.0.1:5000/hello@sha256:1")
     assert spec.labels["lain.pod"] == "hello.web-2.g77" and spec.labels["lain.node"] == "n1"
     assert spec.env["A"] == "b" and spec.env["LAIN_INSTANCE_NO"] == "2" and spec.env["LAIN_NODE"] == "n1"
-    assert spec.limits == Limits(32 * MIB, 200.0)
+    assert spec.limits == Limits(32 * MIB, 200.0, cpu_weight=1024)
     assert [(mount.source, mount.target) for mount in spec.mounts] == [("/vol/hello/web/2/lain%2Flogs", "/lain/logs")]
 
 

@@ -9,6 +9,7 @@ import yaml
 
 from lain_cli.local.compose import render
 from lain_cli.local.platform import Part, Site, etcd_flags, parts, run_argv, spec_of
+from lain_deployd.agent.limits import NO_LEVEL_WEIGHT
 
 PARTS = parts(Site("n1", "10.77.0.11"))
 BY_NAME = {part.name: part for part in PARTS}
@@ -53,6 +54,15 @@ def test_compose_takes_the_same_switches() -> None:
         assert service["read_only"] and service["cap_drop"] == ["ALL"] and service["restart"] == "always"
         assert service.get("cap_add", []) == list(part.capabilities)
     assert services["files"]["restart"] == services["seed"]["restart"] == "no"
+
+
+def test_every_daemon_outweighs_pods_and_etcd_outweighs_all() -> None:
+    for part in PARTS:
+        argv = run_argv(part, "image", "sha256:0")
+        assert argv[argv.index("--cpu-shares") + 1] == str(part.cpu_weight)
+        assert part.cpu_weight >= 1024 > NO_LEVEL_WEIGHT
+        assert yaml.safe_load(render())["services"][part.name]["cpu_shares"] == part.cpu_weight
+    assert max(PARTS, key=lambda part: part.cpu_weight).name == "etcd"
 
 
 def test_the_spec_changes_with_the_image_and_with_any_setting() -> None:

@@ -21,9 +21,8 @@ from lain_deployd.agent.engine import (
 
 CAPABILITIES = ("CHOWN", "DAC_OVERRIDE", "FOWNER", "FSETID", "KILL", "NET_BIND_SERVICE", "SETGID", "SETUID")
 """All that a pod keeps: what images need to drop to their own user, and ports below 1024. No NET_RAW."""
-PIDS_LIMIT = 2048
-OPEN_FILES = 16_384
-"""Low enough for an Engine that may not raise its own limit."""
+OOM_SCORE = 500
+"""When the machine itself is out of memory, pods go before etcd, the Engine and the daemons."""
 CPU_PERIOD_MICROSECONDS = 100_000
 TMPFS_OPTIONS = "rw,nosuid,nodev,mode=1777,size=64m"
 EXITED = re.compile(r"(?:Exited|Restarting) \((\d+)\)")
@@ -54,9 +53,10 @@ def create(spec: ContainerSpec) -> dict[str, Any]:
             "CapDrop": ["ALL"],
             "CapAdd": list(CAPABILITIES),
             "SecurityOpt": ["no-new-privileges"],
-            "PidsLimit": PIDS_LIMIT,
+            "PidsLimit": spec.processes,
+            "OomScoreAdj": OOM_SCORE,
             "Ulimits": [
-                {"Name": "nofile", "Soft": OPEN_FILES, "Hard": OPEN_FILES},
+                {"Name": "nofile", "Soft": spec.open_files, "Hard": spec.open_files},
                 {"Name": "core", "Soft": 0, "Hard": 0},
             ],
             "ReadonlyRootfs": spec.read_only,
@@ -86,6 +86,7 @@ def limits(wanted: Limits) -> dict[str, Any]:
         "MemoryReservation": wanted.memory_reservation_bytes or 0,
         "CpuPeriod": CPU_PERIOD_MICROSECONDS,
         "CpuQuota": quota if quota < 0 else max(quota, 1000),
+        "CpuShares": wanted.cpu_weight,
     }
 
 
@@ -104,6 +105,7 @@ def container(document: Mapping[str, Any]) -> Container:
             memory_bytes=host.get("Memory") or 0,
             cpu_quota_percent=quota * 100 / period if quota > 0 else None,
             memory_reservation_bytes=host.get("MemoryReservation") or None,
+            cpu_weight=host.get("CpuShares") or 0,
         ),
         address=_address(document),
         created_at=when(document["Created"]) or 0.0,

@@ -102,6 +102,8 @@ class Limits:
     memory_bytes: int
     cpu_quota_percent: float | None = None
     memory_reservation_bytes: int | None = None
+    cpu_weight: int = 0
+    """Its share of a CPU that several want: Docker's CPU shares, where 1024 is a container nobody said anything of. 0: that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +137,10 @@ class ContainerSpec:
     stop_timeout_seconds: int = 10
     log_max_bytes: int = 10 * 1024 * 1024
     log_files: int = 3
+    processes: int = 2048
+    """Threads count as well."""
+    open_files: int = 16_384
+    """Of each process. Low enough for an Engine that may not raise its own limit."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,7 +79,10 @@ def assembled(
     disk = Disk(settings.state_dir / "agent.json")
     images = Images(engine, settings.credentials, clock)
     executor = Executor(
-        engine, images, lambda: Place(node, settings.registry, settings.root, keeper.cpus),
+        engine, images,
+        lambda: Place(
+            node, settings.registry, settings.root, keeper.cpus, settings.pod_processes, settings.pod_open_files
+        ),
         lambda: keeper.saved.volumes, on_volume=lambda name: keeper.has_volume(name),  # noqa: PLW0108 - made below
         on_step=metrics.took, clock=clock, parallel_starts=settings.parallel_starts,
     )  # fmt: skip

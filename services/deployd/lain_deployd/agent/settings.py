@@ -47,6 +47,10 @@ class Settings:
     """Kept for etcd, the Engine and the daemons; None: a twentieth of the machine's, at least 256 MiB."""
     address_quarantine_seconds: float = 60.0
     parallel_starts: int = 4
+    pod_processes: int = 2048
+    """Processes and threads that one pod may have."""
+    pod_open_files: int = 16_384
+    """Files and connections that each process of a pod may have open."""
     disk_high_percent: int = 85
     """Above this, images that nothing needs are removed."""
     conditions_seconds: float = 30.0

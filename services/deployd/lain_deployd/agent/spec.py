@@ -36,6 +36,8 @@ class Place:
     registry: str
     volumes_root: PurePosixPath
     cpus: int
+    processes: int = 2048
+    open_files: int = 16_384
 
 
 def reference_of(image: str, registry: str) -> str:
@@ -98,6 +100,8 @@ def container_of(assignment: Assignment, address: str, place: Place) -> Containe
         stop_timeout_seconds=template.kill_timeout_seconds,
         log_max_bytes=template.log_max_bytes,
         log_files=template.log_files,
+        processes=place.processes,
+        open_files=place.open_files,
     )
 
 
