@@ -52,7 +52,7 @@ def test_a_deploy_tells_what_it_cost(hello: App) -> None:
         asked = traffic.answers
         wait_until(lambda: traffic.answers >= asked + 20, "visitors came after it")
     assert traffic.bad == []
-    hello.lain("scale", "web", "-n", "2")  # the next operation ends the minute after the one before
+    hello.lain("restart", "web")  # the next operation ends the minute after the one before
     wait_until(lambda: told(hello, deployed["id"], "final"), "the report is final")
     loss = loss_of(hello, deployed["id"])
     windows = [loss[name] for name in ("before", "during", "after")]
