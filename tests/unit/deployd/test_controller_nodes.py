@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from lain_deployd.controller import views
+from lain_deployd.controller.decide import Decider
 from lain_deployd.controller.presence import NodeMemory, breaker, look
 from lain_deployd.controller.view import Limits
 from lain_shared import keys
 from lain_shared.model.node import Drain, Node, Switch
 from lain_shared.model.pod import ProcType, Strategy, Volume
 from lain_shared.model.status import ProcPhase
-from tests.unit.deployd.simulation import World, desired, template
+from tests.unit.deployd.simulation import MIB, World, desired, template
 
 
 def spread(nodes: int = 3, **more: Any) -> World:
@@ -407,3 +408,27 @@ def test_listing_the_nodes_takes_one_look_at_each_pod_however_many_nodes_there_a
     found = views.nodes(world.snapshots())
     assert len(found) == 30 and sum(node.pods for node in found) == 60
     assert len(looked) < 5 * len(world.entries)
+
+
+def test_what_stands_on_a_node_dead_for_long_is_not_believed_in_the_grace_of_a_new_leader() -> None:
+    """There was no room elsewhere, so its pods are used after all others. After an outage a new leader spares the node, not knowing; what
+    ``observed`` says of them is from before they died."""
+    world = World(2, memory_bytes=100 * MIB)
+    world.want(desired(instances=4))
+    world.settle()
+    world.kill_node("n1")
+    world.settle()
+    before = world.endpoints()
+    assert before.suspect and before.ready
+    world.decider = Decider()
+    for _ in range(5):
+        decision = world.decider.decide(world.snapshots(), world.now, grace_until=world.now + 5)
+        for actions in decision.writes.values():
+            for action in actions:
+                world.apply(action)
+    after = world.endpoints()
+    assert (after.ready, after.suspect) == (before.ready, before.suspect)
+    world.heal_node("n1")
+    world.now += 10
+    world.settle()
+    assert len(world.endpoints().ready) == 4

@@ -96,7 +96,7 @@ class Decider:
             limits=self.limits,
         )
         self.breaker = presence.breaker(self.nodes, world.nodes.keys(), world.switch("breaker"), self.limits)
-        cluster = self._cluster(snapshots, now, in_grace=now < grace_until)
+        cluster = self._cluster(snapshots, now, grace_until)
         if self._all or changed.switches or old_breaker != self.breaker:
             due = set(world.apps) | self._plans.keys()
         else:
@@ -151,8 +151,9 @@ class Decider:
         self.faults.pop(view.app, None)
         return plan
 
-    def _cluster(self, snapshots: Snapshots, now: float, *, in_grace: bool) -> Cluster:
+    def _cluster(self, snapshots: Snapshots, now: float, grace_until: float) -> Cluster:
         world = self.world
+        spared = frozenset(world.nodes) - world.present - self.nodes.lost if now < grace_until else frozenset()
         maintenance, guard = world.switch("maintenance"), world.switch("guard")
         settle = self.limits.heal_settle_seconds
         return Cluster(
@@ -160,9 +161,14 @@ class Decider:
             revision=snapshots.revision,
             rooms=Rooms(world.rooms),
             nodes=world.nodes,
-            present=world.present | (frozenset(world.nodes) - self.nodes.lost if in_grace else frozenset()),
+            present=world.present | spared,
             lost=self.nodes.lost,
-            settling={node: at + settle for node, at in self.nodes.returned.items() if now < at + settle},
+            settling={
+                **{node: at + settle for node, at in self.nodes.returned.items() if now < at + settle},
+                **dict.fromkeys(
+                    spared, grace_until
+                ),  # one of them may be dead for long, which a new leader does not know
+            },
             leaving=world.leaving,
             breaker=self.breaker,
             maintenance=maintenance is not None and maintenance.on,

@@ -137,7 +137,7 @@ class Cluster:
     lost: frozenset[str] = frozenset()
     """Nodes whose presence is gone, and that count as lost."""
     settling: Mapping[str, float] = field(default_factory=dict)
-    """Nodes that came back a moment ago → when their word counts again."""
+    """Nodes that came back a moment ago, or are away and do not yet count as lost → when their word counts again."""
     leaving: frozenset[str] = frozenset()
     """Nodes being drained."""
     breaker: str = ""
