@@ -421,7 +421,7 @@ def _switches(facts: Facts) -> Iterable[Finding]:
             f"the cluster is in {switch.name} mode",
             why=switch.why or f"{switch.by} said so",
             evidence=(f"since {age_text(facts.now - switch.at)}",) if switch.at else (),
-            next=f"lainctl switch {switch.name} off",
+            next=f"lainctl switch set {switch.name} off",
         )
         for switch in facts.switches
         if switch.on and switch.name in ("readonly", "maintenance", "guard")

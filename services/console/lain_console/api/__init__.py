@@ -43,7 +43,7 @@ def closed_by_switches(mirrors: Mirrors) -> Any:
                     raise Unavailable(
                         f"the cluster is in {name} mode: nothing is changed now",
                         why=on[name] or "an operator said so",
-                        next=f"try again later; an operator ends it with: lainctl switch {name} off",
+                        next=f"try again later; an operator ends it with: lainctl switch set {name} off",
                         code=name,
                     )
         return await handler(request)
