@@ -296,9 +296,16 @@ async def test_the_picture_on_disk_comes_back_as_it_was(tmp_path: Path) -> None:
     assert Disk(tmp_path / "state/agent.json").load() == saved
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"orders": 5}', '{"version": 99}'])
-async def test_a_picture_that_cannot_be_read_is_none(tmp_path: Path, text: str) -> None:
-    (tmp_path / "agent.json").write_text(text)
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"", b"{", b'{"orders": 5}', b'{"version": 99}', b"\0" * 100, b'{"engine_id": "\xff"}',
+        b'{"more": ' + b"[" * 100_000 + b"]" * 100_000 + b"}", b'{"memory": {"nonsense": {}}}',
+        b'{"health": {"a.b-1.gx": {"run": 1.0}}}', b'{"addresses": {"block": "nonsense"}}',
+    ],
+)  # fmt: skip
+async def test_a_picture_that_cannot_be_read_is_none(tmp_path: Path, text: bytes) -> None:
+    (tmp_path / "agent.json").write_bytes(text)
     disk = Disk(tmp_path / "agent.json")
     assert disk.load() is None
     await disk.save(Saved())

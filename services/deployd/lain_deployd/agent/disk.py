@@ -6,6 +6,7 @@ import asyncio
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import msgspec
@@ -13,6 +14,7 @@ import structlog
 
 from lain_deployd.agent.addresses import AddressBook
 from lain_deployd.agent.pods import Health, Memory, Order
+from lain_shared.model.pod import PodId
 
 log = structlog.get_logger()
 
@@ -52,9 +54,13 @@ class Disk:
         try:
             self._written = self._path.read_bytes()
             saved = msgspec.json.decode(self._written, type=Saved)
+            for name in (*saved.memory, *saved.health):
+                PodId.parse(name)
+            if saved.addresses.block:
+                IPv4Network(saved.addresses.block)
         except FileNotFoundError:
             return None
-        except (OSError, msgspec.MsgspecError) as error:
+        except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as error:
             log.error("agent_state_unreadable", file=str(self._path), error=str(error))
             return None
         if saved.version > VERSION:
