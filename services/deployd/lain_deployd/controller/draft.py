@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,6 +17,7 @@ from lain_deployd.controller.actions import (
 from lain_deployd.controller.view import Cluster, Leaving, PodKey, ProcMemory, ProcView
 from lain_shared.model.pod import Assignment, Desired, Observed, PodState, PodTemplate, ProcType, Strategy
 from lain_shared.model.route import Endpoint, Endpoints, Route
+from lain_shared.model.status import InstanceStatus
 from lain_shared.placement import Verdict
 
 READY, SUSPECT, DRAINING = "ready", "suspect", "draining"
@@ -85,10 +87,10 @@ class Proc:
     def __init__(self, view: ProcView, cluster: Cluster, memory: ProcMemory) -> None:
         self.view, self.cluster, self.memory = view, cluster, memory
         self.desired: Desired | None = view.desired
-        self.pods = [
-            Pod(p.node, p.pod, p.revision, p.pod, view.observed.get(p.key), p.node in cluster.lost)
-            for p in sorted(view.placed, key=lambda p: (p.pod.instance, p.pod.generation, p.node))
-        ]
+        self.pods: list[Pod] = []
+        self._by_instance: defaultdict[int, list[Pod]] = defaultdict(list)
+        for p in sorted(view.placed, key=lambda p: (p.pod.instance, p.pod.generation, p.node)):
+            self.add(Pod(p.node, p.pod, p.revision, p.pod, view.observed.get(p.key), p.node in cluster.lost))
         self.wanted: tuple[int, ...] = ()
         if (desired := self.desired) is not None:
             self.wanted = tuple(n for n in range(1, desired.instances + 1) if n not in desired.stopped)
@@ -166,8 +168,18 @@ class Proc:
             key[1] == instance and key not in known and key[0] in self.cluster.present for key in self.view.observed
         )
 
+    def add(self, pod: Pod) -> None:
+        self.pods.append(pod)
+        self._by_instance[pod.instance].append(pod)
+
     def of(self, instance: int) -> list[Pod]:
-        return [pod for pod in self.pods if pod.there and pod.instance == instance]
+        return [pod for pod in self._by_instance.get(instance, ()) if pod.there]
+
+    @cached_property
+    def told(self) -> Mapping[PodKey, InstanceStatus]:
+        """What its status says of each pod up to now."""
+        lines = self.view.status.instances if self.view.status is not None else ()
+        return {(line.node, line.instance, line.generation): line for line in lines}
 
     def was_ready(self, pod: Pod) -> bool:
         """It has been ready at some time."""
@@ -182,8 +194,7 @@ class Proc:
         """Its node has spoken of it at some time."""
         if pod.seen is not None or pod.key in self.memory.seen:
             return True
-        lines = self.view.status.instances if self.view.status is not None else ()
-        known = next((i for i in lines if (i.node, i.instance, i.generation) == pod.key), None)
+        known = self.told.get(pod.key)
         return known is not None and bool(known.container_id or known.address or known.started_at or known.ready_at)
 
     def settled(self, pod: Pod) -> bool:

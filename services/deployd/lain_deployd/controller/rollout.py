@@ -91,7 +91,7 @@ def _restore_deleted(proc: Proc) -> None:
         ):
             continue
         order = _order(proc, line.instance, line.generation)
-        proc.pods.append(Pod(line.node, None, 0, order, seen, lost=False, why="its assignment was deleted"))
+        proc.add(Pod(line.node, None, 0, order, seen, lost=False, why="its assignment was deleted"))
         if (room := proc.cluster.rooms.changing(line.node)) is not None:
             room.take(desired.app, desired.proc, desired.template, new=False)
 
@@ -429,7 +429,7 @@ def _start(proc: Proc, instance: int) -> bool:
         room.take(desired.app, desired.proc, desired.template)
     order = _order(proc, instance, proc.cluster.revision)
     pod = Pod(verdict.node, None, 0, order, None, lost=False, why="wanted")
-    proc.pods.append(pod)
+    proc.add(pod)
     proc.keepers[instance] = pod
     return True
 

@@ -7,7 +7,7 @@ the memory of what must outlive a change of leader: when something last got bett
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 
 from lain_deployd.controller import budget
@@ -101,7 +101,7 @@ def freeze(view: AppView, now: float) -> Iterator[PutStatus]:
 
 def _line(proc: Proc, pod: Pod) -> InstanceStatus:
     seen, order = pod.seen, pod.pod
-    known = _known(proc).get(pod.key)
+    known = proc.told.get(pod.key)
     keeper = proc.keepers.get(pod.instance)
     wanted = pod.active and (pod is keeper or (keeper is None and pod.lost and proc.matches(pod)))
     state = PodState.PENDING if seen is None else seen.state
@@ -137,11 +137,6 @@ def _brief(lines: tuple[InstanceStatus, ...]) -> tuple[InstanceStatus, ...]:
         else line
         for line in lines
     )
-
-
-def _known(proc: Proc) -> Mapping[tuple[str, int, int], InstanceStatus]:
-    before = proc.view.status
-    return {} if before is None else {(i.node, i.instance, i.generation): i for i in before.instances}
 
 
 def _updated(proc: Proc, pod: Pod) -> bool:
@@ -294,7 +289,7 @@ def _progress_at(proc: Proc, desired_revision: int, lines: tuple[InstanceStatus,
     before, now = proc.view.status, proc.cluster.now
     if before is None or before.desired_revision != desired_revision:
         return now
-    known = _known(proc)
+    known = proc.told
     if {(line.node, line.instance, line.generation) for line in lines} != known.keys():
         return now
     for line in lines:
