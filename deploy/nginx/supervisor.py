@@ -31,6 +31,8 @@ PREFIX = "LAIN_NGINX_"
 MODULE_FOLDERS = ("/usr/lib/nginx/modules", "/usr/share/nginx/modules", "/etc/nginx/modules")
 LEVELS = ("debug", "info", "notice", "warn", "error", "crit", "alert", "emerg")
 WANTED_FILES = 65536
+CONNECTIONS_A_REQUEST = 2
+"""The client's and the backend's."""
 RESTART_SECONDS = 0.2
 MAX_RESTART_SECONDS = 1.0
 PR_SET_CHILD_SUBREAPER = 36
@@ -53,6 +55,7 @@ class Settings:
     external_https_port: int = 0
     workers: str = "auto"
     worker_connections: int = 10240
+    proc_requests: int = 0
     trusted: str = ""
     hsts_seconds: int = 0
     access_log: str = "/dev/stdout"
@@ -108,6 +111,7 @@ def _check(settings: Settings) -> None:
         require(_is_network(block), "trusted", "a list of CIDR blocks")
     require(settings.workers == "auto" or settings.workers.isdigit(), "workers", "auto or a number")
     require(settings.worker_connections >= 64, "worker_connections", "at least 64")
+    require(settings.proc_requests >= 0, "proc_requests", "a number (0: half of what a worker can hold)")
     require(settings.log_format in ("json", "legacy"), "log_format", "json or legacy")
     require(settings.error_level in LEVELS, "error_level", "one of " + " ".join(LEVELS))
     require(bool(re.match(r"[a-z_][a-z0-9_-]*\Z", settings.user)), "user", "a user name")
@@ -157,6 +161,7 @@ def render(settings: Settings, *, user: str, files: int, modules: str) -> str:
             "MODULES": modules,
             "WORKERS": settings.workers,
             "WORKER_CONNECTIONS": str(settings.worker_connections),
+            "PROC_REQUESTS": str(settings.proc_requests or settings.worker_connections // CONNECTIONS_A_REQUEST // 2),
             "FILES": str(files),
             "ERROR_LEVEL": settings.error_level,
             "REAL_IP": "".join(f"  set_real_ip_from {block};\n" for block in _list(settings.trusted)),
@@ -273,6 +278,9 @@ class Supervisor:
             pause = 0.0 if failures == 0 else min(RESTART_SECONDS * failures, MAX_RESTART_SECONDS)
             say("nginx_ended", status=status, restart_seconds=pause)
             time.sleep(pause)
+        signal.setitimer(
+            signal.ITIMER_REAL, 0
+        )  # an alarm while Python ends would find no handler any more, and kill it
         say("supervisor_stopped")
         return 0
 
