@@ -295,3 +295,18 @@ async def test_an_engine_installed_anew_gets_its_pods_again(node: Node, tmp_path
 
         await eventually(told, what="the other Engine's id")
         assert (await anew.until(once.pod, PodState.EXITED)).exit_code == 0
+
+
+async def test_settings_of_the_cluster_that_cannot_be_read_silence_no_node(node: Node) -> None:
+    """What is wrong is told, and a block that is known will do."""
+
+    async def told() -> bool:
+        stored = await Records(node.store, keys.NODES_STATE, NodeState).get("n1")
+        return stored is not None and any("cluster's settings" in problem for problem in stored.value.problems)
+
+    async with node.agent():
+        await node.until(await node.give(order(1)), PodState.RUNNING)
+    await node.store.put(keys.CONFIG.key("cluster"), b'{"v":1,"name":5}')
+    async with node.agent():
+        await node.until(await node.give(order(2)), PodState.RUNNING)
+        await eventually(told, what="what is wrong is told")

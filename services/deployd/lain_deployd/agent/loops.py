@@ -308,8 +308,12 @@ class NodeReport:
 
     async def _block(self) -> str:
         """Claim the block and keep its network; returns why that is not possible, "" when it is."""
+        trouble, cluster = "", None
         try:
             cluster = self._cluster()
+        except BadRecord as error:  # a block that is known will do
+            trouble = f"{error.message}: {error.why}"
+        try:
             before = self._blocks.network_ready
             await self._blocks.ensure(None if cluster is None else cluster.pod_network)
             if not before:
@@ -317,8 +321,8 @@ class NodeReport:
         except EngineUnavailable:
             pass  # said for itself
         except LainError as error:
-            return f"{error.message}: {error.why}" if error.why else error.message
-        return ""
+            return trouble or (f"{error.message}: {error.why}" if error.why else error.message)
+        return trouble
 
     def _learn_volumes(self, named: Iterable[str]) -> None:
         saved = self._keeper.saved

@@ -40,7 +40,7 @@ from lain_shared.model.node import Alive, Node
 from lain_shared.model.pod import Assignment
 from lain_shared.model.route import Endpoints, RouterMember, RouterState
 from lain_shared.model.volume import VolumeDeletion
-from lain_shared.records import Records, encode
+from lain_shared.records import BadRecord, Records, encode
 from lain_shared.settings import read_settings
 from lain_shared.store import Store
 from lain_shared.tls import server_context
@@ -232,10 +232,13 @@ def _places(settings: Settings, info: EngineInfo | None) -> Mapping[str, Path]:
 
 
 def _cluster(config: Mirror[dict[str, Any]]) -> ClusterConfig | None:
-    """``config/cluster``; None before bootstrap wrote it, or while it is not known."""
+    """``config/cluster``; None before bootstrap wrote it, or while it is not known. Raises ``BadRecord``."""
     if not config.ready or (stored := config.get("cluster")) is None:
         return None
-    return msgspec.convert(stored.value, ClusterConfig)
+    try:
+        return msgspec.convert(stored.value, ClusterConfig)
+    except msgspec.ValidationError as error:
+        raise BadRecord(f"{stored.entry.key} does not hold the cluster's settings", why=str(error)) from error
 
 
 def main() -> NoReturn:
