@@ -375,3 +375,23 @@ async def test_what_is_in_flight_is_known_per_address(front: Front, backends: Ca
     await asyncio.gather(*asking, return_exceptions=True)
     one.release.set()
     await eventually(lambda: counted(0), what="nothing is in flight after failures and clients that left")
+
+
+async def test_a_proc_that_does_not_answer_takes_no_more_than_its_share(
+    make_front: Callable[..., Any], backends: Callable[..., Any]
+) -> None:
+    front = await make_front(workers="1", proc_requests="5")
+    assert isinstance(front, Front)
+    slow, other = await backends("slow", "other")
+    await front.put(proc("sink", slow), proc("hello", other, host="other.example", created=2))
+    held = [asyncio.create_task(front.get("/slow")) for _ in range(5)]
+    await eventually(lambda: slow.waiting == 5, what="five wait")
+    refused = await front.get("/slow", headers={"Accept": "application/json"})
+    assert (refused.status, refused.json["error"]["code"]) == (503, "too_many_requests")
+    assert refused.headers["Retry-After"] == "5"
+    assert (await front.get("/", "other.example")).status == 200, "another app is served as ever"
+    await front.put(proc("sink", slow, other), proc("hello", other, host="other.example", created=2))
+    assert (await front.get("/slow")).status == 503, "what is in flight counts over a change of the table"
+    slow.release.set()
+    assert [(await one).status for one in held] == [200] * 5
+    assert (await front.get("/")).status == 200

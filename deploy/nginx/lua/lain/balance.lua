@@ -5,7 +5,7 @@ local balancer = require "ngx.balancer"
 local tables = require "lain.tables"
 local track = require "lain.track"
 
-local M = {}
+local M = { most = math.huge } -- requests that one proc may have in flight in one worker: what is left is there for the others
 local current = tables.current
 local set_current_peer, set_more_tries = balancer.set_current_peer, balancer.set_more_tries
 local get_last_failure, set_timeouts = balancer.get_last_failure, balancer.set_timeouts
@@ -105,6 +105,10 @@ function M.balance()
     tried = attempts[key].tried
   end
   local live, proc, backend = decide(key, tried, fallback)
+  if first and proc and proc.turn.inflight >= M.most then
+    ngx.var.lain_failure = "too_many"
+    return ngx.exit(ngx.ERROR)
+  end
   if track.leaving then -- no acknowledgement speaks for this worker: what it counts must be told before the table it chose by is replaced
     while backend do
       enter(key, backend)

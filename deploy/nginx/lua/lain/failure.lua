@@ -15,6 +15,8 @@ function M.answer()
   end
   if failure == "no_instances" then
     return pages.unavailable(app)
+  elseif failure == "too_many" then
+    return pages.answer(503, "too_many_requests", "App " .. app .. " has more requests waiting for it than this router holds for one app.", 5)
   elseif failure == "timeout" or status == 504 then
     return pages.answer(504, "upstream_timeout", "App " .. app .. " did not answer in time.")
   elseif failure == "all_failed" or status == 502 then

@@ -32,7 +32,7 @@ local clock -- shared memory of all workers: the sequence number of the last cha
 local live -- the table in force in this worker
 local fresh -- a table this worker published itself: already decoded
 local seq_seen
-local turns = {} -- proc key -> its round robin, which outlives a swap
+local turns = {} -- proc key -> its round robin and how many requests it has in flight in this worker, which outlive a swap
 local pid_text = "0"
 
 local function unusable(number, why)
@@ -154,10 +154,17 @@ local function decoded(text, before)
     elseif line.kind == "proc" then
       local turn = turns[record.key]
       if not turn then
-        turn = { at = math.random(0, 1023) }
+        turn = { at = math.random(0, 1023), inflight = 0 }
         turns[record.key] = turn
       end
-      record.turn = turn
+      if record.turn ~= turn then
+        record.turn = turn
+        for _, list in ipairs { record.ready, record.suspect } do
+          for _, backend in ipairs(list) do
+            backend.turn = turn
+          end
+        end
+      end
       index.procs[record.key] = record
       add_routes(index, record)
     else

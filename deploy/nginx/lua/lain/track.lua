@@ -39,8 +39,10 @@ function M.counter(address)
   return counter
 end
 
-local function add(counter, change)
+local function add(backend, change)
+  local counter, turn = backend.counter, backend.turn
   counter.n = counter.n + change
+  turn.inflight = turn.inflight + change
   if not counter.dirty then
     counter.dirty = true
     dirty[#dirty + 1] = counter
@@ -52,14 +54,14 @@ end
 
 function M.enter(key, backend)
   backends[key] = backend
-  add(backend.counter, 1)
+  add(backend, 1)
 end
 
 function M.leave(key)
   local backend = backends[key]
   if backend then
     backends[key] = nil
-    add(backend.counter, -1)
+    add(backend, -1)
   end
   return backend
 end
@@ -70,7 +72,7 @@ function M.done()
   local backend = backends[key]
   if backend then
     backends[key] = nil
-    add(backend.counter, -1)
+    add(backend, -1)
   end
   if attempts[key] then
     attempts[key] = nil
