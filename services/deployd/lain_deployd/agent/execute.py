@@ -50,6 +50,7 @@ from lain_deployd.agent.pods import (
     Update,
     View,
 )
+from lain_deployd.agent.slots import Slots, Turn
 from lain_deployd.agent.spec import Place, container_of
 from lain_shared.errors import LainError
 from lain_shared.model.pod import Evidence, PodId
@@ -97,7 +98,7 @@ class Executor:
         self._known_volumes, self._on_volume = known_volumes, on_volume
         self._on_step = on_step
         self._clock = clock
-        self._starts = asyncio.Semaphore(parallel_starts)
+        self._slots = Slots(parallel_starts)
         self.bringing: set[PodId] = set()
         """Pods whose image is on its way: nothing of them is made, and who waits may stop waiting."""
         self._owners: dict[tuple[str, str], tuple[int, int]] = {}
@@ -177,7 +178,7 @@ class Executor:
             self.bringing.discard(pod)
 
     async def _make(self, pod: PodId, spec: ContainerSpec, image: Image) -> Container:
-        async with self._starts:
+        async with self._slots.one(Turn.CREATE):
             began = self._clock()
             container = await self._make_of(spec, image)
             self._took("pod_created", "create", pod, began, address=container.address, container=container.id[:12])
@@ -225,7 +226,7 @@ class Executor:
         )
 
     async def _start(self, view: View, container: str, memory: Memory) -> Outcome:
-        async with self._starts:
+        async with self._slots.one(Turn.START):
             began = self._clock()
             try:
                 await self._engine.start(container)
