@@ -59,7 +59,14 @@ def _draw(screen: Screen, app: str, records: tuple[HistoryRecord, ...]) -> None:
         screen.line(f"nothing was done to {app} yet")
         return
     head = columns(
-        "WHEN", "WHAT", Column("REL", right=True), "VERSION", "OUTCOME", "TOOK", "WHO", Column("LOSS", least=10),
+        "WHEN",
+        "WHAT",
+        Column("REL", right=True),
+        "VERSION",
+        "OUTCOME",
+        "TOOK",
+        "WHO",
+        Column("LOSS", least=10),
         Column("NOTE", least=16),
     )
     rows: list[list[str | Cell]] = [_row(record) for record in records]
