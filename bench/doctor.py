@@ -72,8 +72,8 @@ def run(proof: Proof, options: Options) -> None:
 
 def one(proof: Proof, cluster: LocalCluster, fault: Fault, tally: Tally) -> None:
     """Make a fault, wait until it is named, look twice at what else is, take it away, wait until nothing is named."""
-    began = time.monotonic()
     with fault.made(cluster) as given:
+        began = time.monotonic()
         environ = dict(given) if isinstance(given, Mapping) else None
         told = until(cluster, fault, environ)
         if told is None:
@@ -168,6 +168,8 @@ def volume_gone(there: Stage) -> Any:
     @contextmanager
     def made(cluster: LocalCluster) -> Iterator[None]:
         app: App = there.app("steps", "plain")
+        app.edit("lain.yaml", lambda text: text + "  volumes: [/data]\n")
+        app.commit("keeps data")
         app.ship()
         cluster.on_node("mv", "/var/lib/lain/volumes/plain", "/var/lib/lain/plain-away")
         try:
