@@ -11,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from lain_deployd.agent.engine import Container, ContainerSpec, Credentials, EngineEvent, Image, Limits, PullProgress
+from lain_deployd.agent.engine import (
+    Container,
+    ContainerSpec,
+    Credentials,
+    EngineEvent,
+    EngineRefused,
+    Image,
+    Limits,
+    PullProgress,
+)
 from lain_deployd.agent.spec import Place, container_of
 from lain_deployd.testing import FakeEngine
 from lain_shared import keys
@@ -310,3 +319,19 @@ async def test_settings_of_the_cluster_that_cannot_be_read_silence_no_node(node:
     async with node.agent():
         await node.until(await node.give(order(2)), PodState.RUNNING)
         await eventually(told, what="what is wrong is told")
+
+
+@pytest.mark.parametrize("verb", ["create", "start"])
+async def test_what_an_engine_says_at_length_is_told_in_short(
+    node: Node, engine: Unruly, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """It quotes the command: a record too big for the store would keep every other pod's word from it."""
+
+    async def refuses(*_: object) -> str:
+        raise EngineRefused("it cannot be done", why="exec: " + "x" * 2_000_000)
+
+    monkeypatch.setattr(engine, verb, refuses)
+    async with node.agent():
+        seen = await node.until(await node.give(order(1)), PodState.FAILED)
+        assert seen.evidence is not None and seen.error.startswith("it cannot be done: exec: xxx")
+        assert len(seen.error) < 1_100 and len(seen.evidence.text) < 1_100

@@ -58,6 +58,7 @@ from lain_shared.model.pod import Evidence, PodId
 log = structlog.get_logger()
 
 EVIDENCE_LINES = 20
+MAX_TEXT = 1_000
 EVIDENCE_LINE_BYTES = 500
 LATE_LINES_SECONDS = 0.1
 UPDATE_RETRY_SECONDS = 30.0
@@ -340,7 +341,7 @@ class Executor:
 
     def _refused(self, order: Order, memory: Memory, error: LainError) -> Outcome:
         """It could not be made: remembered with the reason, tried again later."""
-        text = f"{error.message}: {error.why}" if error.why else error.message
+        text = _text(error)
         evidence = Evidence(at=self._clock(), reason=_reason_of_error(error), text=text)
         if memory.error != text:  # one line an episode
             log.warning("pod_not_created", pod=str(order.pod), code=error.error_code, error=text)
@@ -349,7 +350,7 @@ class Executor:
         return Outcome(failed, (), ok=False)
 
     async def _failed(self, action: Action, view: View, memory: Memory, error: LainError) -> Outcome:
-        text = f"{error.message}: {error.why}" if error.why else error.message
+        text = _text(error)
         log.warning(
             "pod_action_failed", pod=str(view.pod), action=type(action).__name__, code=error.error_code, error=text
         )
@@ -382,6 +383,12 @@ def _words(limits: Limits) -> str:
     soft = f" ({limits.memory_reservation_bytes // MIB} MiB soft)" if limits.memory_reservation_bytes else ""
     cpu = "no CPU quota" if limits.cpu_quota_percent is None else f"{limits.cpu_quota_percent:g} % CPU"
     return f"{limits.memory_bytes // MIB} MiB{soft} and {cpu}"
+
+
+def _text(error: LainError) -> str:
+    """What failed and why. The Engine may quote a whole command, which a manifest may make long; this goes into the store."""
+    text = f"{error.message}: {error.why}" if error.why else error.message
+    return text if len(text) <= MAX_TEXT else text[:MAX_TEXT] + " …"
 
 
 def _reason_of_error(error: LainError) -> str:
