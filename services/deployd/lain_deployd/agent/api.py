@@ -56,7 +56,7 @@ class LogsSchema(Schema):
 class ExecSchema(Schema):
     """The command's words, and whether it wants a terminal."""
 
-    cmd = fields.List(fields.Str(validate=validate.Length(1, 4000)), required=True, validate=validate.Length(1, 100))
+    cmd = fields.List(fields.Str(validate=validate.Length(1, 1000)), required=True, validate=validate.Length(1, 50))
     tty = QueryFlag(load_default=False)
 
 
