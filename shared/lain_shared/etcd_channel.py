@@ -330,6 +330,8 @@ def fault_from(code: grpc.StatusCode, details: str) -> LainError | Refused | Los
         return Unauthenticated("etcd does not accept this client's certificate", why=details)
     if "compacted" in said or "future revision" in said:
         return Compacted("etcd no longer has the revision asked for", why=details)
+    if "message larger than max" in said:  # etcd's own words for a little less are "request is too large"
+        return Invalid("this is more than etcd takes in one request", why=details, code="etcd_refused")
     if "lease not found" in said:
         return LeaseLost("the lease is gone", why=details)
     if "space exceeded" in said:

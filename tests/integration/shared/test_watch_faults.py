@@ -13,7 +13,7 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 
 from lain_shared import etcd_channel, keys
-from lain_shared.errors import LainError, Unavailable, Uncertain
+from lain_shared.errors import Invalid, LainError, Unavailable, Uncertain
 from lain_shared.etcd import EtcdStore
 from lain_shared.etcd_channel import SILENCE_SECONDS, Lost
 from lain_shared.lease import Leadership, Presence
@@ -396,6 +396,14 @@ async def test_never_two_lead_whatever_happens_to_etcd(etcd_cluster: Cluster) ->
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
     assert max(len(at_once) for at_once in leaders) == 1
+
+
+@pytest.mark.parametrize("size", [1_600_000, 3_000_000])
+async def test_what_is_too_big_is_refused_for_good(store: EtcdStore, size: int) -> None:
+    """Of unknown fate it would be tried for ever, and taken for an etcd that is away."""
+    with pytest.raises(Invalid):
+        await store.put("/big", b"x" * size)
+    assert await store.get("/big") is None
 
 
 async def test_a_call_to_an_etcd_that_is_away_ends_within_its_deadline(etcd_single: Cluster) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from types import SimpleNamespace
@@ -26,9 +27,13 @@ class Counting(MemoryStore):
         super().__init__()
         self.transactions = 0
         self.poison = ""
+        self.slow = False
+        """What is refused is refused before anything else is written."""
 
     async def txn(self, expect: Sequence[Expectation], writes: Sequence[Write]) -> int:
         self.transactions += 1
+        if self.slow and all(write.key != self.poison for write in writes):
+            await asyncio.sleep(0.01)
         if any(write.key == self.poison for write in writes):
             raise Invalid("this cannot be stored")
         return await super().txn(expect, writes)
@@ -102,6 +107,7 @@ def test_news_is_what_somebody_acts_on() -> None:
 
 async def test_a_record_that_cannot_be_stored_holds_up_no_other() -> None:
     bench = Bench()
+    bench.store.slow = True
     bad = bench.see(2, PodState.PENDING)
     bench.store.poison = keys.OBSERVED.key("n1", str(bad))
     for instance in (1, 3):
@@ -109,6 +115,7 @@ async def test_a_record_that_cannot_be_stored_holds_up_no_other() -> None:
     with pytest.raises(Invalid):
         await bench.observing.one_pass()
     assert {pod.instance for pod in await bench.stored()} == {1, 3}
+    assert bench.observing.current, "no reason for the node to stay away"
     bench.store.poison = ""
     await bench.observing.one_pass()
     assert await bench.stored() == bench.report

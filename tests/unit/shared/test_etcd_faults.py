@@ -50,6 +50,8 @@ from tests.fixtures.certificates import Authority
         (StatusCode.INVALID_ARGUMENT, "etcdserver: duplicate key given in txn request", Invalid),
         (StatusCode.INVALID_ARGUMENT, "etcdserver: too many operations in txn request", Invalid),
         (StatusCode.RESOURCE_EXHAUSTED, "etcdserver: mvcc: database space exceeded", Unavailable),
+        (StatusCode.INVALID_ARGUMENT, "etcdserver: request is too large", Invalid),
+        (StatusCode.RESOURCE_EXHAUSTED, "grpc: received message larger than max (2200009 vs. 2097152)", Invalid),
         (StatusCode.UNIMPLEMENTED, "unknown method", Unavailable),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 
@@ -9,10 +10,9 @@ import structlog
 
 from lain_deployd.agent.keeper import Keeper
 from lain_shared import keys
-from lain_shared.errors import LainError, Unavailable
+from lain_shared.errors import Invalid, LainError, Unavailable
 from lain_shared.model.pod import Observed, PodId, PodState
 from lain_shared.records import BadRecord, Records
-from lain_shared.stopping import together
 from lain_shared.store import Delete, Put, Store, Write
 
 log = structlog.get_logger()
@@ -78,9 +78,12 @@ class Observing:
         try:
             for begin in range(0, len(writes), MAX_WRITES):
                 await self._write(writes[begin : begin + MAX_WRITES])
-        except Exception:
-            self._written, self.current = None, False  # some may have been written: read again before deciding
-            self._told = {}
+        except Exception as error:
+            self._written, self._told = None, {}  # some may have been written: read again before deciding
+            if isinstance(error, Invalid):
+                self._is_current()  # of all but one, which the store will not take: no reason for the node to stay away
+            else:
+                self.current = False
             raise
         self._keys = {pod: key for pod, key in self._keys.items() if key in kept}
         self._told = {
@@ -123,7 +126,9 @@ class Observing:
             if len(writes) == 1:
                 raise
             log.warning("observed_written_singly", error=error.message, why=error.why)
-            await together(*(self._write([write]) for write in writes))
+            ended = await asyncio.gather(*(self._write([write]) for write in writes), return_exceptions=True)
+            for fault in sorted((one for one in ended if one is not None), key=lambda one: isinstance(one, Invalid)):
+                raise fault from error  # once all were tried, and what is worth another try before what is not
             return
         if self._written is not None:
             for write in writes:
