@@ -9,7 +9,7 @@ import pytest
 from lain_console.apps import Apps
 from lain_console.operations.claims import ClaimPlan, plan_claims
 from lain_shared import keys
-from lain_shared.errors import Conflict, Invalid, NotFound, Unavailable
+from lain_shared.errors import Conflict, NotFound, Refused, Unavailable
 from lain_shared.model.app import App, Outcome
 from lain_shared.model.node import NodeState
 from lain_shared.model.route import HostClaim
@@ -60,7 +60,7 @@ async def test_volumes_are_deleted_when_asked_for_by_name_and_only_when_the_app_
     await console.deploy(release_of(1, web(1)))
     assert await bench.run(console) is not None
     await lists(bench, "hello.db-1", "hello.db-2", "hellos.db-1")
-    with pytest.raises(Invalid, match="'hell', not the app's name"):
+    with pytest.raises(Refused, match="'hell', not the app's name"):
         await apps.undeploy("hello", "ann", "hell")
     operation, volumes = await apps.undeploy("hello", "ann", "hello")
     assert operation.delete_volumes and [volume.name for volume in volumes] == ["hello.db-1", "hello.db-2"]

@@ -81,6 +81,8 @@ class Containerd:
                     return False
                 case grpc.StatusCode.FAILED_PRECONDITION:
                     return None
+                case grpc.StatusCode.UNKNOWN if "running process" in (error.details() or ""):
+                    return None  # the kill is under way: the shim has no better code for it
             raise EngineUnavailable(
                 "containerd does not answer", why=f"{error.code().name} {error.details()}", retry_seconds=1.0
             ) from error
