@@ -24,6 +24,7 @@ log = structlog.get_logger()
 KNOWN_CONFIG: Mapping[str, type[Any]] = {CLUSTER: ClusterConfig, "jwks": Jwks}
 PROTECTED_CONFIG = frozenset({"jwks"})
 """Written by bootstrap and key rotation only: a wrong value locks everybody out."""
+FIXED_CONFIG = ("name", "network", "pod_network")
 DEFAULT_TOKEN_SECONDS = 90 * 86400.0
 MAX_TOKEN_SECONDS = 3 * 365 * 86400.0
 CLUSTER_WIDE = frozenset({Role.OPERATOR, Role.AUDITOR})
@@ -88,6 +89,7 @@ class Administration:
         Raises ``NotFound``, ``Refused``, ``Conflict``.
         """
         self.require_changeable(name)
+        await self._require_kept(name, value)
         record = msgspec.convert(dict(value), KNOWN_CONFIG[name])
         try:
             written = await self.state.store.put(
@@ -99,6 +101,19 @@ class Administration:
             ) from error
         log.info("config_changed", name=name, who=who, revision=written)
         return await self.config(name)
+
+    async def _require_kept(self, name: str, value: Mapping[str, Any]) -> None:
+        """What bootstrap decided and the whole cluster stands on stays as it is."""
+        stored = await self.state.store.get(keys.CONFIG.key(name))
+        known = msgspec.json.decode(stored.value) if stored is not None else {}
+        changed = [each for each in FIXED_CONFIG if each in known and value.get(each) != known[each]]
+        if changed:
+            raise Refused(
+                f"config/{name} keeps its {', '.join(changed)}",
+                why="it was decided at bootstrap: certificates, address blocks and nodes stand on it",
+                next="make a new cluster for another one",
+                code="fixed_config",
+            )
 
     @staticmethod
     def require_changeable(name: str) -> None:

@@ -156,6 +156,11 @@ async def test_configuration_is_read_and_changed_with_care(lain: Console) -> Non
         await lain.set_config("cluster", {**config.value, "router_http_port": "eighty"})
     with pytest.raises(Refused):
         await lain.set_config("jwks", {})
+    with pytest.raises(NotFound):
+        await lain.set_config("colours", {})
+    for fixed in ({"pod_network": "10.0.0.0/8"}, {"name": "another"}, {"network": "networkd"}):
+        with pytest.raises(Refused, match="keeps its"):
+            await lain.set_config("cluster", {**config.value, **fixed})
     view = await lain.cluster()
     assert (view.domain, view.router_http_port, view.nodes_alive) == ("lain.localhost", 8080, 1)
 
