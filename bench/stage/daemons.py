@@ -13,7 +13,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from bench.stage.cluster import Stage
 from lain_cli.config import Config, Phase
-from lain_sdk.client import Console
+from lain_sdk.client import Console, Deployd
 
 PORTS = {"console": 9510, "controller": 9511, "agent": 9520, "watcher": 9530}
 ANSWER_SECONDS = 30.0
@@ -43,19 +43,19 @@ class Daemons:
     def url(self, name: str) -> str:
         return f"https://{self.on.address}:{PORTS[name]}"
 
-    def fetch(self, name: str, path: str, *, timeout_seconds: float = ANSWER_SECONDS) -> bytes:
-        """GET with the token; raises ``RuntimeError`` for anything but a 200."""
+    def fetch(self, name: str, path: str, *, method: str = "GET", timeout_seconds: float = ANSWER_SECONDS) -> bytes:
+        """Asked with the token; raises ``RuntimeError`` for anything but a 2xx."""
         connection = http.client.HTTPSConnection(
             self.on.address, PORTS[name], timeout=timeout_seconds, context=self.tls
         )
         try:
-            connection.request("GET", path, headers={"Authorization": f"Bearer {self.token}"})
+            connection.request(method, path, headers={"Authorization": f"Bearer {self.token}"})
             answer = connection.getresponse()
             body = answer.read()
         finally:
             connection.close()
-        if answer.status != 200:
-            raise RuntimeError(f"GET {path} of {name} answered {answer.status}: {body[:500]!r}")
+        if not 200 <= answer.status < 300:
+            raise RuntimeError(f"{method} {path} of {name} answered {answer.status}: {body[:500]!r}")
         return body
 
     @cached_property
@@ -73,3 +73,7 @@ class Daemons:
     def console(self) -> Console:
         """A client of the console, for one event loop."""
         return Console(self.url("console"), token=self.token, ca=self.ca)
+
+    def deployd(self) -> Deployd:
+        """A client of the controller, for one event loop."""
+        return Deployd(self.url("controller"), token=self.token, ca=self.ca)
