@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import pytest
 
 from tests.fixtures.cluster import LAINCTL, LocalCluster, wait_until
-from tests.fixtures.faults import FAULTS, Diagnosis, Fault, ask_doctor, take_doctors_advice
+from tests.fixtures.faults import FAULTS, Diagnosis, ask_doctor, take_doctors_advice
 
 CHOSEN = (
     "Engine stopped", "registry stopped", "agent stopped", "nginx hangs", "console stopped", "controller stopped", "etcd stopped",
@@ -38,19 +38,17 @@ def test_a_fault_is_named_and_healed(cluster: LocalCluster, name: str) -> None:
         told: list[Diagnosis] = []
 
         def named() -> bool:
+            """By its name, and nothing else: what making it disturbed for a moment is over."""
             told[:] = [ask_doctor(cluster, environ)]
-            return fault.code in told[0].found and all(word in told[0].text(fault.code) for word in fault.shows)
+            found = told[0].found
+            shown = fault.code in found and all(word in told[0].text(fault.code) for word in fault.shows)
+            return shown and not platform_faults(told[0]) - {fault.code, *fault.also}
 
-        wait_until(named, f"{fault.code} is named", NAMED_SECONDS)
-        judged(fault, told[0])
+        wait_until(named, f"{fault.code} is named, and nothing else", NAMED_SECONDS)
+        assert not told[0].incomplete, told[0].found
         if fault.healed_by_doctor:
             take_doctors_advice(cluster, told[0].found[fault.code])
     wait_until(lambda: not platform_faults(ask_doctor(cluster)), "the doctor finds nothing any more", NAMED_SECONDS)
-
-
-def judged(fault: Fault, told: Diagnosis) -> None:
-    assert not platform_faults(told) - {fault.code, *fault.also}, told.found
-    assert not told.incomplete, told.found
 
 
 def test_it_reads_as_somebody_at_three_in_the_morning_would(cluster: LocalCluster) -> None:
