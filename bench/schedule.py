@@ -1,7 +1,7 @@
 """Containers created, removed, scaled, replaced and rolled: LAIN beside Swarm mode and the bare Engine API, the same options for all.
 
 A round takes every contender through the same cases in the same order; who is not measured is frozen. "Done" is what the node's own
-Engine lists, asked every 20 ms: as many containers of the app (of its version) running as wanted; for a removal, none at all.
+Engine lists as running, asked every 20 ms: as many containers of the app (of its version) as wanted; for a removal, none.
 
 - ``create N``, ``remove N``: a first deploy and an undeploy; ``scale``: 1 → 30 → 5 instances.
 - ``killed``, ``removed``: of ten instances deployed for this round one is killed (SIGKILL by the Engine), another removed by force.
@@ -128,7 +128,7 @@ class Round:
         for before, after in ((1, sizes.up), (sizes.up, sizes.down)):
             scale = partial(self.one.scale, "spread", after)
             await self._time(f"scale {before} → {after}", "spread", scale, _running(after))
-        await self._until("spread", lambda: self.one.undeploy("spread"), _none)
+        await self._until("spread", lambda: self.one.undeploy("spread"), _gone)
         await self.one.settled("spread")
 
     async def _create(self, app: str, count: int) -> None:
@@ -136,6 +136,7 @@ class Round:
 
     async def _remove(self, app: str, count: int) -> None:
         await self._time(f"remove {count}", app, lambda: self.one.undeploy(app), _none)
+        await self._until(app, _nothing, _gone)  # what is left of it must not burden what comes next
 
     async def _lose(self, case: str, app: str, count: int, method: str, path: str, **params: Any) -> None:
         """Take one of its containers away, by the Engine, behind the contender's back."""
@@ -181,6 +182,10 @@ class Round:
         return seen
 
 
+async def _nothing() -> None:
+    """No order."""
+
+
 def _running(count: int, *, version: str | None = None) -> Holds:
     """So many run and no others, all of that version."""
 
@@ -194,6 +199,12 @@ def _running(count: int, *, version: str | None = None) -> Holds:
 
 
 def _none(listed: Listed) -> bool:
+    """None runs."""
+    return not any(one["State"] == "running" for one in listed)
+
+
+def _gone(listed: Listed) -> bool:
+    """Nothing is left of any, running or not."""
     return not listed
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +17,8 @@ from lain_cli.local.platform import Site, parts, replacement, run_argv
 from tests.fixtures.cluster import App, LocalCluster, isolated_cluster, wait_until
 
 NODE = "n1"
+EVENTS_SECONDS = 0.2
+"""How much longer than now the Engine is listened to: `--until 0s` ends at the last whole second, and what was done since is missing."""
 APPS = Path(__file__).parent / "apps"
 
 
@@ -51,7 +54,15 @@ class Stage:
 
     def _events(self, since: float, app: str) -> Iterator[tuple[str, float]]:
         said = self.docker(
-            "events", "--since", f"{since:.9f}", "--until", "0s", "--filter", "type=container", "--format", "{{json .}}"
+            "events",
+            "--since",
+            f"{since:.9f}",
+            "--until",
+            f"{time.time() + EVENTS_SECONDS:.9f}",
+            "--filter",
+            "type=container",
+            "--format",
+            "{{json .}}",
         )
         for line in said.splitlines():
             event = json.loads(line)

@@ -7,6 +7,7 @@ fixed address nor ``no-new-privileges``). All containers carry the label ``lain.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from bench.stage.peers import EngineApi, EngineRefused, NodeContainer
 from lain_deployd.adapters import docker_json
 from lain_deployd.agent.spec import BRIDGE, NETWORK, Place, container_of
 from lain_sdk.client import Console
-from lain_shared.errors import LainError
+from lain_shared.errors import Conflict, LainError
 from lain_shared.model.app import HistoryRecord, Outcome
 from lain_shared.model.pod import Assignment, PodTemplate, ProcType
 from tests.fixtures.cluster import LocalCluster
@@ -105,7 +106,8 @@ class Lain:
         """Bring the image to the registry under each app, and register it."""
         for app, instances in apps.items():
             await asyncio.to_thread(self._push, app, instances)
-            await self.console.register(app)
+            with contextlib.suppress(Conflict):  # a cluster that is kept while a proof is written has it from before
+                await self.console.register(app)
 
     def _push(self, app: str, instances: int) -> None:
         here = self.folder / app
