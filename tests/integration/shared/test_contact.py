@@ -55,7 +55,7 @@ async def test_an_answer_tells_time_and_certificate(tmp_path: Path) -> None:
     assert told.certificate is not None and told.certificate.not_before < time.time() < told.certificate.not_after
     assert told.reading is not None
     low, high, votes = apart([told.reading])
-    assert low <= 90 <= high and high - low < 3 and votes == 1
+    assert low - 0.1 <= 90 <= high + 0.1 and high - low < 3 and votes == 1
 
 
 async def test_how_far_it_came_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

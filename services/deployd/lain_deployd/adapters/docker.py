@@ -47,6 +47,7 @@ from lain_deployd.agent.engine import (
     NotRunning,
     PullProgress,
     RegistryUnreachable,
+    TracesLeft,
 )
 from lain_shared.errors import LainError
 
@@ -495,6 +496,8 @@ def _told(what: str, error: DockerError) -> LainError:
             return NotRunning(what, why=why)
         case 403 if "address already in use" in low:
             return AddressTaken(what, why=why)
+        case 500 if "failed to start shim" in low and "file exists" in low:
+            return TracesLeft(what, why=why)
         case _:
             return EngineRefused(what, why=why)
 

@@ -49,6 +49,12 @@ class AddressTaken(Conflict):
     code = "address_taken"
 
 
+class TracesLeft(Conflict):
+    """An earlier start of this very container broke off and left what no later one gets past: only another container does."""
+
+    code = "traces_left"
+
+
 class ImageAbsent(NotFound):
     """The image is not on this node."""
 

@@ -28,6 +28,7 @@ from lain_deployd.agent.engine import (
     MemoryInUse,
     NoSuchContainer,
     RegistryUnreachable,
+    TracesLeft,
 )
 from lain_deployd.agent.images import Images
 from lain_deployd.agent.limits import same
@@ -231,6 +232,11 @@ class Executor:
             began = self._clock()
             try:
                 await self._engine.start(container)
+            except TracesLeft as error:
+                if view.container is not None and view.container.started_at is None:  # nothing in it is missed
+                    await self._engine.remove(container)
+                    return Outcome(after_failure(replace(memory, error=error.message), self._clock()), ())
+                raise
             except AddressTaken as error:  # it never ran with it, so that nobody can know it yet: take another
                 if view.container is not None and view.container.started_at is None:
                     await self._engine.remove(container)
