@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -179,6 +180,8 @@ def _settle(
 def faults_of(record: Endpoints) -> tuple[str, ...]:
     """What is wrong with a proc's routes and options, in words; empty: nothing."""
     found = [fault for route in record.routes for fault in _route_faults(route)]
+    given = Counter((route.host, route.path) for route in set(record.routes))
+    found += [f"{shown(host + path)} is given twice, and not alike" for (host, path), n in given.items() if n > 1]
     return (*found, *_option_faults(record.proxy))
 
 

@@ -261,6 +261,13 @@ def test_only_more_than_half_of_at_least_four_hosts_is_sudden(had: int, left: in
     assert (plan(cluster(left, revision=200), before, now=1.0).guard is not None) is held
 
 
+def test_a_route_given_twice_and_not_alike_is_bad_data() -> None:
+    routes = (Route("a.example", "/", False), Route("a.example", "/", True))
+    verdict = plan(picture(record("one", *routes, proc="web")), None, now=0.0)
+    assert verdict.table.procs["one", "web"].routes == ()
+    assert "given twice" in verdict.quarantined["one"]
+
+
 # --- properties ---------------------------------------------------------------------------------------------------------
 
 hosts = st.sampled_from(["a.example", "b.example", "*.b.example", "bad host", "c.example"])
