@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import aiohttp
@@ -192,6 +193,7 @@ async def test_a_proc_is_told_with_the_counts_of_all_workers_also_of_idle_ones(
     for frozen in (one, other):  # the rest answers
         os.kill(frozen, signal.SIGSTOP)
         try:
+            await eventually(lambda pid=frozen: is_frozen(pid), what="the signal has taken effect")
             assert (await front.get("/", headers={"Connection": "close"})).status == 200
         finally:
             os.kill(frozen, signal.SIGCONT)
@@ -207,6 +209,11 @@ async def test_a_proc_is_told_with_the_counts_of_all_workers_also_of_idle_ones(
     await counted(front, 3)
     seen = (await traffic(front, at + 5)).procs["hello/web"]
     assert (seen.requests, {*seen.slots}) == (3, {*before.slots})
+
+
+def is_frozen(pid: int) -> bool:
+    """Whether it is stopped: a signal sent is not yet a process that stands still."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].startswith("T")
 
 
 async def flood(front: Front, count: int) -> None:
