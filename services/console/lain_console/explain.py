@@ -12,30 +12,36 @@ from lain_console.operations.advance import CRASHES_TO_FAIL
 from lain_console.state import Scene
 from lain_console.wording import age_text, size
 from lain_sdk.api_types import ExplainView, Finding, Severity
+from lain_shared import conditions
 from lain_shared.model.app import AppState, HistoryRecord, Operation, OperationPhase, Outcome
-from lain_shared.model.node import Alive, Node, NodeState, Switch
+from lain_shared.model.node import Alive, Condition, Node, NodeState, Switch
 from lain_shared.model.pod import LIMITS_REFUSED, Desired, Evidence, PodState, ProcType
 from lain_shared.model.route import RouterState
 from lain_shared.model.status import InstanceStatus, ProcPhase, ProcStatus
 
 ORDER = (Severity.ERROR, Severity.WARNING, Severity.INFO, Severity.OK)
-LITTLE_DISK = 0.05
-MUCH_MEMORY = 0.9
 
 REASONS: Mapping[str, tuple[str, str]] = {
-    "image_missing": ("its image is not in the registry", "push it again (lain push), then deploy again"),
+    "image_missing": ("its image is not in the registry", "in its repository: lain push, then lain deploy {app}"),
     "registry_unreachable": (
         "the node could not reach the registry",
-        "look whether the registry runs; the node tries again",
+        "lainctl doctor says whether the registry runs; the node tries again by itself",
     ),
     "volume_missing": ("its volume is not on the node", "restore it from a backup, or confirm that it may start empty"),
-    "engine_error": ("Docker refused", "read what it said; if it is the node's fault: lainctl node inspect"),
-    "exited": ("the program ended", "read its last lines; lain logs --previous has more"),
-    "oom_killed": ("it used more memory than its limit", "give it more: lain scale --memory"),
-    "probe_failed": ("its check failed", "look at the check's answer; is the port or path right?"),
+    "engine_error": ("Docker refused", "read what it said; if it is the node's fault: lainctl node inspect {node}"),
+    "exited": ("the program ended", "lain logs {app} {proc} {instance} --previous"),
+    "disk_full": (
+        "it wrote more beside its volumes than a pod may have of the node's disk",
+        "let it write less, or into a volume it declares",
+    ),
+    "oom_killed": (
+        "it used more memory than its limit",
+        "give it more: lain scale {app} {proc} --memory 256m (or what it needs)",
+    ),
+    "probe_failed": ("its check failed", "is the port or path in lain.yaml right? lain logs {app} {proc} {instance}"),
     LIMITS_REFUSED: (
         "its limits could not be changed",
-        "ask for more than is in use, or restart it with less: lain scale --memory",
+        "ask for more than is in use, or restart it with less: lain scale {app} {proc} --memory …",
     ),
     "start_timeout": ("it took too long to start", "give it a startup probe with more patience"),
 }
@@ -136,7 +142,7 @@ def _operation(facts: Facts) -> list[Finding]:
                 Severity.WARNING,
                 "nobody drives this operation at the moment",
                 why="the console that did is gone; another one takes over within seconds",
-                next="if it lasts: does a console run?",
+                next="if it lasts: lainctl doctor",
             )
         )
     return found
@@ -172,7 +178,9 @@ def _last(facts: Facts) -> list[Finding]:
             f"the last {last.kind.value} failed {ended} ago: {last.failure.message}",
             why=back,
             evidence=_evidence_lines(last.failure.evidence),
-            next=_advice(last.failure.evidence) or last.failure.next or f"lain history {last.app}",
+            next=_advice(last.failure.evidence, last.app, last.failure.proc, last.failure.instance)
+            or last.failure.next
+            or f"lain history {last.app}",
             proc=last.failure.proc,
             instance=last.failure.instance,
         )
@@ -192,7 +200,7 @@ def _procs(facts: Facts) -> list[Finding]:
                     Severity.WARNING if facts.scene.operation is None else Severity.INFO,
                     f"{proc}: the controller has not taken notice of the latest change yet",
                     why="its status answers an older one" if status is not None else "it has said nothing of it so far",
-                    next="if it lasts: does deployd run? lainctl doctor",
+                    next="if it lasts: lainctl doctor says whether a controller leads",
                     proc=proc,
                 )
             )
@@ -214,7 +222,7 @@ def _proc(facts: Facts, desired: Desired, status: ProcStatus) -> list[Finding]:
                     f"{name} rules out {count} node{'s' if count != 1 else ''}"
                     for name, count in sorted(status.reasons.items())
                 ),
-                next=f"lainctl node list; or ask for less: lain scale {desired.app} {desired.proc} --memory …",
+                next=f"lainctl node list shows what is free; or ask for less: lain scale {desired.app} {desired.proc} --memory …",
                 proc=desired.proc,
             )
         )
@@ -224,7 +232,7 @@ def _proc(facts: Facts, desired: Desired, status: ProcStatus) -> list[Finding]:
                 Severity.WARNING,
                 f"{desired.proc}: its rollout is paused",
                 why=status.message or "a router has not acknowledged",
-                next="look at that router; if it is gone for good: lainctl router forget",
+                next="lainctl router list; if that router is gone for good: lainctl router forget NAME",
                 proc=desired.proc,
             )
         )
@@ -265,7 +273,8 @@ def _judge_pod(facts: Facts, desired: Desired, pod: InstanceStatus) -> Finding |
     """What is worth saying of one wanted pod."""
     name = f"{desired.proc}-{pod.instance}"
     evidence = _evidence_lines(pod.evidence)
-    reason, advice = REASONS.get(pod.evidence.reason, ("", "")) if pod.evidence is not None else ("", "")
+    reason = REASONS.get(pod.evidence.reason, ("", ""))[0] if pod.evidence is not None else ""
+    advice = _advice(pod.evidence, desired.app, desired.proc, pod.instance, pod.node)
     logs = f"lain logs {desired.app} {desired.proc} {pod.instance}"
     if pod.node and pod.node not in facts.alive:
         return Finding(
@@ -363,7 +372,7 @@ def _routers(facts: Facts) -> list[Finding]:
                     Severity.ERROR,
                     f"router {router.router} could not apply the addresses of {app}",
                     why="rollouts of this app pause until it can",
-                    next=f"look at router {router.router}",
+                    next="lainctl router list; lainctl doctor",
                 )
             )
     if not facts.routers and any(stored.value.routes for stored in facts.scene.desired.values()):
@@ -372,7 +381,7 @@ def _routers(facts: Facts) -> list[Finding]:
                 Severity.ERROR,
                 "no router is present: nobody reaches this app by its host names",
                 why="no watcher holds its lease",
-                next="does the router's watcher run? lainctl doctor",
+                next="lainctl doctor says whether the router's watcher runs",
             )
         )
     return found
@@ -385,46 +394,58 @@ def _nodes(facts: Facts) -> list[Finding]:
         for instance in status.instances
         if instance.wanted and instance.node
     }
-    found = []
+    found: list[Finding] = []
     for name in sorted(used):
         state = facts.states.get(name)
         if state is None:
             continue
-        if not state.engine_reachable:
-            found.append(
-                Finding(
-                    Severity.ERROR,
-                    f"the Docker Engine of node {name} does not answer",
-                    why="what runs there runs on; nothing can be started or stopped",
-                    next=f"lainctl node inspect {name}",
-                    node=name,
-                )
-            )
-        if state.disk_total_bytes and state.disk_free_bytes / state.disk_total_bytes < LITTLE_DISK:
-            found.append(
-                Finding(
-                    Severity.WARNING,
-                    f"node {name} has little disk left",
-                    why=f"{size(state.disk_free_bytes)} of {size(state.disk_total_bytes)} free",
-                    next="remove images and volumes that nobody needs",
-                    node=name,
-                )
-            )
-        found.extend(Finding(Severity.WARNING, f"node {name}: {problem}", node=name) for problem in state.problems)
+        found.extend(_condition(facts, name, state, condition) for condition in conditions.found(state.conditions))
+        if state.conditions:
+            continue
+        if not state.engine_reachable:  # an agent that knows of no conditions
+            told = conditions.ADVICE[conditions.ENGINE_UNREACHABLE]
+            what, next_ = f"node {name}: {told.what}", f"lainctl node inspect {name}"
+            found.append(Finding(Severity.ERROR, what, why=told.why, next=next_, node=name))
+        found.extend(
+            Finding(Severity.WARNING, f"node {name}: {problem}", next=f"lainctl node inspect {name}", node=name)
+            for problem in state.problems
+        )
     return found
+
+
+def _condition(facts: Facts, name: str, state: NodeState, condition: Condition) -> Finding:
+    """What the node says is wrong with itself, in the words of the doctor."""
+    told = conditions.advice(condition)
+    return Finding(
+        Severity.ERROR if told.urgent else Severity.WARNING,
+        f"node {name}: {told.what}",
+        why=told.why,
+        evidence=(f"{condition.message} (for {age_text(facts.now - condition.since)})",),
+        next=conditions.step(condition, block=state.block).on(name),
+        node=name,
+    )
+
+
+SWITCHES: Mapping[str, tuple[bool, str]] = {
+    "readonly": (True, "the cluster is in readonly mode: nobody can change anything"),
+    "maintenance": (True, "the cluster is in maintenance mode: nothing is created, moved or stopped"),
+    "breaker": (True, "the breaker is on: pods of lost nodes are not replaced"),
+    "guard": (False, "the guard is off: pods of lost nodes are not replaced"),
+}
+"""Switch → the position that is out of the ordinary, and what it means."""
 
 
 def _switches(facts: Facts) -> Iterable[Finding]:
     return [
         Finding(
             Severity.WARNING,
-            f"the cluster is in {switch.name} mode",
-            why=switch.why or f"{switch.by} said so",
+            SWITCHES[switch.name][1],
+            why=switch.why or (f"{switch.by} said so" if switch.by else "somebody said so"),
             evidence=(f"since {age_text(facts.now - switch.at)}",) if switch.at else (),
-            next=f"lainctl switch set {switch.name} off",
+            next=f"lainctl switch set {switch.name} {'off' if switch.on else 'on'}",
         )
         for switch in facts.switches
-        if switch.on and switch.name in ("readonly", "maintenance", "guard")
+        if switch.name in SWITCHES and switch.on is SWITCHES[switch.name][0]
     ]
 
 
@@ -442,5 +463,9 @@ def _evidence_lines(evidence: Evidence | None) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _advice(evidence: Evidence | None) -> str:
-    return REASONS.get(evidence.reason, ("", ""))[1] if evidence is not None else ""
+def _advice(evidence: Evidence | None, app: str, proc: str = "", instance: int | None = None, node: str = "") -> str:
+    """The next command, with the names it takes: it can be typed as it is."""
+    text = REASONS.get(evidence.reason, ("", ""))[1] if evidence is not None else ""
+    number = "" if instance is None else str(instance)
+    filled = text.format(app=app, proc=proc, instance=number, node=node or "NODE")
+    return " ".join(filled.split())

@@ -23,7 +23,7 @@ from lain_shared.model.app import (
     Outcome,
     Step,
 )
-from lain_shared.model.node import Alive, Node, NodeState, Switch
+from lain_shared.model.node import Alive, Condition, ConditionStatus, Node, NodeState, Switch
 from lain_shared.model.pod import Desired, Evidence, Overrides, PodState, Probe, ProbeKind
 from lain_shared.model.route import RouterState
 from lain_shared.model.status import InstanceStatus, ProcPhase, ProcStatus
@@ -105,7 +105,7 @@ def test_out_of_memory_says_how_to_give_more() -> None:
     evidence = Evidence(NOW - 5, "oom_killed", exit_code=137)
     told = status(web(1), pod(state=PodState.BACKOFF, ready=False, restarts=1, evidence=evidence))
     finding = worst(explain(facts((web(1), told))))
-    assert finding.why == "it used more memory than its limit" and "lain scale --memory" in finding.next
+    assert finding.why == "it used more memory than its limit" and "lain scale hello web --memory" in finding.next
 
 
 def test_a_ready_pod_that_crashed_is_a_warning() -> None:
@@ -187,11 +187,20 @@ def test_routers_that_are_absent_or_hold_on_to_the_last_good() -> None:
 def test_trouble_of_the_node_below() -> None:
     state = NodeState("n1", 4, 1 << 30, 0, 1000, 10, "20.10", engine_reachable=False, problems=("clock is off",))
     texts = [f.what for f in explain(facts((web(1), status(web(1), pod())), states={"n1": state})).findings]
-    assert texts == [
-        "the Docker Engine of node n1 does not answer",
-        "node n1 has little disk left",
-        "node n1: clock is off",
+    assert texts == ["node n1: its Docker Engine does not answer", "node n1: clock is off"]
+
+
+def test_what_a_node_says_of_itself_is_told_in_the_doctors_words() -> None:
+    true = Condition("DiskPressure", ConditionStatus.TRUE, "Full", "volumes is 98 % full", NOW - 120)
+    off = Condition("ClockJumped", ConditionStatus.TRUE, "Jumped", "set back by 60 s", NOW - 60)
+    fine = Condition("ClockSkewed", ConditionStatus.FALSE, since=NOW - 60)
+    state = NodeState("n1", 4, 1 << 30, 0, 1000, 10, "20.10", conditions=(true, off, fine), problems=("told already",))
+    found = explain(facts((web(1), status(web(1), pod())), states={"n1": state})).findings
+    assert [(one.severity, one.what, one.evidence) for one in found] == [
+        (Severity.ERROR, "node n1: its disk is full", ("volumes is 98 % full (for 2 min)",)),
+        (Severity.WARNING, "node n1: its clock was set by a jump", ("set back by 60 s (for 1 min)",)),
     ]
+    assert all(one.why and one.next.startswith("on n1: ") for one in found)
 
 
 def operation(phase: OperationPhase = OperationPhase.ROLLOUT, **more: Any) -> Operation:
@@ -253,8 +262,21 @@ def test_switches_in_force() -> None:
     on = Switch("maintenance", True, "ops", NOW - 60, "moving racks")
     view = explain(facts((web(1), status(web(1), pod())), switches=[on, Switch("readonly", False)]))
     assert [(f.what, f.why, f.evidence) for f in view.findings] == [
-        ("the cluster is in maintenance mode", "moving racks", ("since 1 min",))
+        (
+            "the cluster is in maintenance mode: nothing is created, moved or stopped",
+            "moving racks",
+            ("since 1 min",),
+        )
     ]
+    assert view.findings[0].next == "lainctl switch set maintenance off"
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_the_guard_is_told_when_it_is_off(on: bool) -> None:
+    """It is on by default, and that is no news."""
+    view = explain(facts((web(1), status(web(1), pod())), switches=[Switch("guard", on, "ops", NOW - 60)]))
+    told = [finding.next for finding in view.findings if "guard" in finding.what]
+    assert told == ([] if on else ["lainctl switch set guard on"])
 
 
 def test_the_worst_comes_first_and_the_headline_counts() -> None:
