@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import secrets
 import time
 from collections.abc import Callable
@@ -19,6 +21,7 @@ from lain_shared.store import ABSENT, Store
 from lain_shared.tokens import Signer
 
 TOKEN_DAYS = 365
+RENEW_DAYS = 30
 
 
 def issuer_of(cluster: str) -> str:
@@ -83,8 +86,8 @@ async def _node(store: Store, spec: Spec, done: list[str]) -> None:
 
 async def _operator(store: Store, root: Path, signer: Signer, now: float, done: list[str]) -> None:
     file = root / "secrets" / "client" / "token"
-    if file.exists():
-        return
+    if file.exists() and ends_at(file.read_text()) > now + RENEW_DAYS * 86400:
+        return  # one that has ended, or soon does, is issued anew: nobody else could let its only operator in again
     token = Token(
         id=secrets.token_urlsafe(16),
         name=OPERATOR,
@@ -98,4 +101,13 @@ async def _operator(store: Store, root: Path, signer: Signer, now: float, done: 
     except Conflict as error:  # pragma: no cover - 128 random bits
         raise AssertionError("a token id came twice") from error
     write(file, signer.sign(token).encode(), uid=0, mode=0o600)
-    done.append(f"issued the first token of {OPERATOR}, good for {TOKEN_DAYS} days")
+    done.append(f"issued a token of {OPERATOR}, good for {TOKEN_DAYS} days")
+
+
+def ends_at(token: str) -> float:
+    """When a token that we wrote ends (its ``exp``, RFC 7519), unverified: to know when to issue another; 0 for what is no token."""
+    try:
+        payload = token.split(".")[1]
+        return float(json.loads(base64.urlsafe_b64decode(payload + "=" * (-len(payload) % 4)))["exp"])
+    except (IndexError, KeyError, TypeError, ValueError):
+        return 0.0

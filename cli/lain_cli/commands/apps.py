@@ -93,14 +93,16 @@ def draw_app(screen: Screen, view: AppView, domain: str) -> None:
     if view.failure is not None:
         pairs.append(("last failure", Cell(view.failure.message, "bad")))
     screen.fields(pairs)
-    if not view.procs:
-        return
-    screen.line()
-    draw_procs(screen, view.procs)
+    if view.procs:
+        screen.line()
+        draw_procs(screen, view.procs)
     pods = [(proc, pod) for proc in view.procs for pod in proc.pods]
     if pods:
         screen.line()
         draw_pods(screen, pods)
+    if view.failure is not None or state.style == "bad":
+        screen.line()
+        screen.line(f"next: lain explain --app {view.name}", "bold")
 
 
 def health(view: AppView) -> tuple[str, str]:

@@ -10,10 +10,13 @@ import click
 from lain_cli.commands.apps import without_empty
 from lain_cli.context import Run
 from lain_cli.options import command, group
-from lain_cli.render import Cell, Column, Screen, ago, columns, size, when
+from lain_cli.render import Cell, Column, Screen, ago, columns, count, size, when
+from lain_shared import conditions
+from lain_shared.model.node import ConditionStatus
 
 if TYPE_CHECKING:
     from lain_shared.deployd_views import NodeView
+    from lain_shared.model.node import NodeState
 
 
 # --- nodes ------------------------------------------------------------------------------------------------------------
@@ -28,6 +31,32 @@ def node_state(view: NodeView) -> Cell:
     return Cell("cordoned", "warn") if view.node.cordoned else Cell("alive", "good")
 
 
+def problems_of(state: NodeState) -> tuple[str, ...]:
+    """What is wrong with a node, a few words each."""
+    if not state.conditions:
+        return state.problems
+    return tuple(conditions.advice(one).what for one in conditions.found(state.conditions))
+
+
+def draw_conditions(screen: Screen, name: str, state: NodeState) -> None:
+    """What is wrong, the worst first; how much was looked at; and what could not be."""
+    wrong = sorted(conditions.found(state.conditions), key=lambda one: not conditions.urgent(one))
+    for one in wrong:
+        told = conditions.advice(one)
+        screen.line()
+        screen.prose(f"{one.type}: {told.what}", "bad" if told.urgent else "warn")
+        screen.prose(f"  why: {told.why}")
+        screen.prose(f"  seen: {one.message} (for {ago(one.since)})")
+        if line := conditions.step(one, block=state.block).on(name):
+            screen.line(f"  next: {line}")
+    unknown = [one for one in state.conditions if one.status is ConditionStatus.UNKNOWN]
+    screen.line()
+    found = f"{count(len(wrong), 'fault')} found" if wrong else "no fault found"
+    screen.line(f"{found} of the {len(state.conditions)} that its agent looks for", "" if wrong else "good")
+    if unknown:
+        screen.prose("not known: " + "; ".join(f"{one.type} ({one.message})" for one in unknown), "dim")
+
+
 @command("list", examples=("lainctl node list", "lainctl node list -o json"))
 def node_list(run: Run) -> None:
     """Every node: address, state, pods, memory, disk."""
@@ -40,7 +69,7 @@ def node_list(run: Run) -> None:
             memory = f"{size(view.reserved_bytes)} of {size(state.memory_bytes)}" if state else ""
             disk = f"{size(state.disk_free_bytes)} free" if state else ""
             labels = ",".join(f"{key}={value}" for key, value in sorted(view.node.labels.items()))
-            problems = "; ".join(state.problems) if state else ""
+            problems = "; ".join(problems_of(state)) if state else ""
             rows.append(
                 [view.node.name, node_state(view), view.node.address, str(view.pods), memory, disk, labels, problems]
             )
@@ -53,7 +82,7 @@ def node_list(run: Run) -> None:
 @command("inspect", examples=("lainctl node inspect n1",))
 @click.argument("name", metavar="NODE")
 def node_inspect(run: Run, name: str) -> None:
-    """One node: versions, capacity, addresses, volumes, problems."""
+    """One node: versions, capacity, addresses, volumes; what is wrong with it, since when, and the next command."""
     view = run.call_deployd(lambda deployd: deployd.node(name))
 
     def pretty(screen: Screen) -> None:
@@ -71,9 +100,12 @@ def node_inspect(run: Run, name: str) -> None:
                 ("engine", state.engine_version), ("agent version", state.agent_version), ("kernel", state.kernel),
                 ("block", f"{state.block}, {state.free_addresses} addresses free" if state.block else ""),
                 ("volumes", ", ".join(state.volumes)),
-                *[("problem", Cell(problem, "bad")) for problem in state.problems],
             ]  # fmt: skip
+            if not state.conditions:  # an agent that knows of no conditions
+                pairs += [("problem", Cell(problem, "bad")) for problem in state.problems]
         screen.fields(pairs)
+        if view.state is not None and view.state.conditions:
+            draw_conditions(screen, name, view.state)
 
     run.show(view, pretty)
 

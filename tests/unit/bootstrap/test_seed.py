@@ -61,6 +61,23 @@ async def test_again_writes_nothing(root: Path) -> None:
     assert await store.list("/lain/") == before
 
 
+@pytest.mark.parametrize("found", ["soon", "ended", "damaged"])
+async def test_a_token_that_is_no_good_for_long_is_issued_anew(root: Path, found: str) -> None:
+    """Its only operator could let nobody in again, not even themselves."""
+    store, file = MemoryStore(), root / "secrets/client/token"
+    await seed(store, root, SPEC, now=lambda: NOW)
+    first, later = file.read_text(), NOW + {"soon": 340, "ended": 400, "damaged": 1}[found] * 86400
+    if found == "damaged":
+        file.write_text("nonsense")
+    assert any("issued a token" in line for line in await seed(store, root, SPEC, now=lambda: later))
+    assert file.read_text() != first and file.stat().st_mode & 0o777 == 0o600
+    jwks = await Records(store, keys.CONFIG, Jwks).get("jwks")
+    tokens = {stored.value.id: stored.value for stored in await Records(store, keys.TOKENS, Token).list()}
+    assert jwks is not None
+    verifier = Verifier(lambda: jwks.value, lambda: tokens, now=lambda: later + 60)
+    assert verifier.verify(file.read_text()).role is Role.OPERATOR
+
+
 async def test_what_an_operator_changed_stays_and_facts_about_the_machine_follow(root: Path) -> None:
     store = MemoryStore()
     await seed(store, root, SPEC, now=lambda: NOW)

@@ -338,7 +338,7 @@ def test_nobody_there(lain: Lain) -> None:
 
 @pytest.mark.parametrize("width", [80, 160, None])
 def test_what_operators_look_at_fits(lain: Lain, well: FakeConsole, width: int | None) -> None:
-    sick = replace(STATE, problems=("the disk is full", "the clock is 40 s behind"))
+    sick = replace(STATE, conditions=(), problems=("the disk is full", "the clock is 40 s behind"))
     well.answers["GET", "/api/v1/nodes/"] = [node(), node("n2", alive=None), node("n3", state=sick)]
     well.answers["GET", "/api/v1/nodes/n1/"] = node()
     well.answers["GET", "/api/v1/switches/"] = [
@@ -369,6 +369,26 @@ def test_what_operators_look_at_fits(lain: Lain, well: FakeConsole, width: int |
             assert max(len(line) for line in plain.splitlines() if not line.startswith("  next: ")) <= width, plain
         else:
             assert "\x1b" not in done.out
+
+
+def test_a_node_tells_what_is_wrong_with_it_and_what_to_do(lain: Lain, well: FakeConsole) -> None:
+    full = Condition(words.DISK_PRESSURE, ConditionStatus.TRUE, "Full", "volumes is 98 % full", time.time() - 60)
+    unread = Condition(words.POD_TRAFFIC_DROPPED, ConditionStatus.UNKNOWN, "NotRead", "nft is not there", 1.0)
+    sick = replace(STATE, conditions=(full, unread, *CONDITIONS[2:]), problems=("volumes is 98 % full",))
+    well.answers["GET", "/api/v1/nodes/"] = [node(state=sick)]
+    well.answers["GET", "/api/v1/nodes/n1/"] = node(state=sick)
+    assert "its disk is full" in lain.ctl("node", "list").out
+    told = lain.ctl("node", "inspect", "n1").out
+    for text in (
+        "DiskPressure: its disk is full",
+        "seen: volumes is 98 % full (for 1m",
+        "next: on n1: docker system df",
+        "1 fault found",
+    ):
+        assert text in told, told
+    assert "not known: PodTrafficDropped (nft is not there)" in told
+    well.answers["GET", "/api/v1/nodes/n1/"] = node()
+    assert f"no fault found of the {len(CONDITIONS)}" in lain.ctl("node", "inspect", "n1").out
 
 
 def test_operators_change_things(lain: Lain, well: FakeConsole) -> None:
