@@ -1,6 +1,6 @@
 """Reading what there is to know of a node: the kernel's files, its disks, its firewall, its certificates, and who answers.
 
-Each step is bounded in time, and one that fails says so in ``unread``; it never stops the others. A round costs about 30 ms of CPU.
+Each step is bounded in time, and one that fails says so in ``unread``; it never stops the others. A round costs about 12 ms of CPU.
 
 The time of others comes from the ``Date`` of an HTTP answer (RFC 9110 §6.6.1) of the registry and of each etcd member: parties that every
 node asks anyway, that need not be trusted one by one, and whose answers bound the difference (``conditions.py``). Nothing is set by it.
