@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -26,6 +27,10 @@ DETACH = click.option("-d", "--detach", is_flag=True, help="Return once it is ac
 TIMEOUT = click.option(
     "--timeout", metavar="SECONDS", type=click.FloatRange(min=0, min_open=True), help="Stop watching after so long."
 )
+
+
+WHOLE_VERSION = re.compile(r"[0-9]+-[0-9a-f]{40}\Z")
+"""A commit in full: it can be no other version's beginning."""
 
 
 @command("deploy", examples=("lain deploy", "lain deploy --plan", "lain deploy -p prod --version 1500000000-0123abc"))
@@ -112,7 +117,9 @@ def _urls(run: Run, view: AppView) -> list[str]:
 
 
 def resolve_version(run: Run, app: str, text: str) -> str:
-    """The one deployable version that ``text`` names: whole, its beginning, or the beginning of its commit."""
+    """The version that ``text`` names: whole (the console says whether it is there), else the one deployable with such a beginning."""
+    if WHOLE_VERSION.match(text):
+        return text
     known = [one for one in run.call(lambda console: console.versions(app)).versions if one.deployable]
     return match_version(text, known, app)
 
