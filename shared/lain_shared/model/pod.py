@@ -227,8 +227,8 @@ class Evidence:
 
     at: float
     reason: str
-    """One of: image_missing, registry_unreachable, volume_missing, engine_error, exited, oom_killed, probe_failed, start_timeout,
-    limits_refused (it runs on with those it has)."""
+    """One of: image_missing, registry_unreachable, volume_missing, engine_error, exited, oom_killed, disk_full, probe_failed,
+    start_timeout, limits_refused (it runs on with those it has)."""
     text: str = ""
     exit_code: int | None = None
     probe: str = ""

@@ -38,6 +38,7 @@ def test_the_numbers_are_the_defaults() -> None:
         "LAIN_AGENT_LEASE_SECONDS": (5, default(agent.Settings, "lease_seconds")),
         "LAIN_AGENT_CONDITIONS_SECONDS": (30, default(agent.Settings, "conditions_seconds")),
         "LAIN_AGENT_DISK_HIGH_PERCENT": (85, default(agent.Settings, "disk_high_percent")),
+        "LAIN_AGENT_POD_DISK_PERCENT": (10, default(agent.Settings, "pod_disk_percent")),
         "LAIN_DEPLOYD_LEADER_LEASE_SECONDS": (2, default(controller.Settings, "leader_lease_seconds")),
         "LAIN_DEPLOYD_NODE_LEASE_SECONDS": (5, default(controller.Settings, "node_lease_seconds")),
         "LAIN_DEPLOYD_DRAIN_ACK_SECONDS": (10, default(controller.Settings, "drain_ack_seconds")),

@@ -255,6 +255,14 @@ class DockerEngine:
             return docker_json.memory_used(stats)
         return None
 
+    async def layer_bytes(self, container: str) -> int | None:
+        with translated(f"what container {container} wrote cannot be counted"), _gone_is_fine():
+            found = await self._client._query_json(
+                f"containers/{container}/json", params={"size": True}, timeout=STARTING
+            )
+            return int(found.get("SizeRw") or 0)
+        return None
+
     async def read_file(self, container: str, path: str) -> bytes | None:
         with translated(f"{path} of container {container} cannot be read"), _gone_is_fine():
             async with self._client._query(f"containers/{container}/archive", params={"path": path}) as answer:

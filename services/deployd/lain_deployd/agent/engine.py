@@ -318,6 +318,9 @@ class Engine(Protocol):
         ``EngineRefused`` when one of that name is there and is otherwise.
         """
 
+    async def layer_bytes(self, container: str) -> int | None:
+        """What it has written outside its volumes; None when it is gone. It is counted file by file: not for every pass."""
+
     async def read_file(self, container: str, path: str) -> bytes | None:
         """A file out of a container, running or not; None when it has none."""
 

@@ -306,10 +306,10 @@ class Executor:
         text = how_it_ended(container, because)
         evidence = Evidence(
             at=container.finished_at or ground.now,
-            reason="probe_failed" if because else "oom_killed" if container.oom_killed else "exited",
+            reason=_reason_of_exit(container, memory, because),
             text=text,
             exit_code=container.exit_code,
-            probe=because,
+            probe="" if memory.discard == container.id else because,
             last_lines=await self.last_lines(container, memory),
         )
         log.warning(
@@ -389,6 +389,12 @@ def _words(limits: Limits) -> str:
     soft = f" ({limits.memory_reservation_bytes // MIB} MiB soft)" if limits.memory_reservation_bytes else ""
     cpu = "no CPU quota" if limits.cpu_quota_percent is None else f"{limits.cpu_quota_percent:g} % CPU"
     return f"{limits.memory_bytes // MIB} MiB{soft} and {cpu}"
+
+
+def _reason_of_exit(container: Container, memory: Memory, because: str) -> str:
+    if memory.discard == container.id:
+        return "disk_full"
+    return "probe_failed" if because else "oom_killed" if container.oom_killed else "exited"
 
 
 def _text(error: LainError) -> str:

@@ -25,6 +25,7 @@ from lain_deployd.agent.gather import ENGINE_DATA, Gatherer, Sources
 from lain_deployd.agent.images import Images
 from lain_deployd.agent.keeper import Keeper
 from lain_deployd.agent.metrics import AgentMetrics
+from lain_deployd.agent.pressure import Pressure
 from lain_deployd.agent.probes import Prober
 from lain_deployd.agent.settings import PREFIX, Settings
 from lain_deployd.agent.spec import Place
@@ -141,6 +142,14 @@ def assembled(
 
     looking = Loop("machine", look_at_machine, **{**often, "resync_seconds": settings.conditions_seconds})
     report.on_cleared = looking.wake
+    pressure = Pressure(
+        engine, keeper, share_percent=settings.pod_disk_percent, high_percent=settings.disk_high_percent
+    )
+
+    async def press() -> float:
+        return await pressure.one_pass(known=watch.reachable and keeper.listed)
+
+    pressing = Loop("pressure", press, **often)
     orders_to_delete = Mirror(
         Records(store, keys.VOLUME_DELETIONS, VolumeDeletion),
         under=(node,),
@@ -184,6 +193,7 @@ def assembled(
         looking,
         orders_to_delete,
         deleting,
+        pressing,
     )
     health.parts.extend(
         (*(part for part in parts if part is not looking), presence)

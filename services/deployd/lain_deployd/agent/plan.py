@@ -130,6 +130,8 @@ def _toward_running(view: View, order: Order, ground: Ground) -> Action | None:
         case ContainerState.EXITED if container is not None:
             if container.finished_at is not None and container.finished_at != memory.exit_seen_at:
                 return NoteExit(view.pod, container)
+            if memory.discard == container.id:
+                return Remove(view.pod, container.id)
             return Start(view.pod, container.id) if may_start else None
         case ContainerState.RUNNING if container is not None:
             return _while_running(view, order, container, memory, ground)
@@ -140,7 +142,8 @@ def _while_running(view: View, order: Order, container: Container, memory: Memor
     template = order.assignment.template
     health = view.health_now
     if health is not None and health.restart_because:
-        return Restart(view.pod, container.id, template.kill_timeout_seconds, health.restart_because)
+        patience = 0 if memory.discard == container.id else template.kill_timeout_seconds  # it writes on meanwhile
+        return Restart(view.pod, container.id, patience, health.restart_because)
     wanted = limits_of(template, ground.cpus)
     if not same(wanted, container.limits):
         refused_lately = is_ahead(memory.refused_until, ground.now, MAX_BACKOFF_SECONDS)

@@ -53,6 +53,8 @@ class Memory:
     refused_why: str = ""
     error: str = ""
     evidence: Evidence | None = None
+    discard: str = ""
+    """The container that is to be ended and made anew, without what it wrote."""
     ended_at: float | None = None
     """When the run that ended last did so."""
     ended_before_at: float | None = None

@@ -51,6 +51,8 @@ class Settings:
     """Processes and threads that one pod may have."""
     pod_open_files: int = 16_384
     """Files and connections that each process of a pod may have open."""
+    pod_disk_percent: float = 10.0
+    """A pod whose files outside volumes take more of the Engine's disk is ended and made anew without them."""
     disk_high_percent: int = 85
     """Above this, images that nothing needs are removed."""
     conditions_seconds: float = 30.0

@@ -71,6 +71,8 @@ class FakeEngine:
         self.registry_away = False
         self.files: dict[str, bytes] = {"/etc/passwd": b"root:x:0:0::/:/bin/sh\napp:x:1234:2345::/:/bin/sh\n"}
         self.used_bytes = 1024 * 1024
+        self.layers: dict[str, int] = {}
+        """Container → bytes it wrote outside its volumes."""
         self.engine = EngineInfo("fake", "20.10.0", 2, 8 << 30, "6.1", live_restore=True)
         self.calls: dict[str, int] = {}
 
@@ -243,6 +245,10 @@ class FakeEngine:
         self._reach("memory_used")
         held = self._lookup(container)
         return self.used_bytes if held is not None and held.seen.state in ALIVE else None
+
+    async def layer_bytes(self, container: str) -> int | None:
+        self._reach("layer_bytes")
+        return self.layers.get(container, 0) if self._lookup(container) is not None else None
 
     async def read_file(self, container: str, path: str) -> bytes | None:
         self._reach("read_file")

@@ -1,0 +1,137 @@
+"""Keeps pods from filling the Engine's disk: one that writes too much beside its volumes is ended, and made anew without what it wrote.
+
+A disk has no limit for one container that every Engine could set, so it is looked at: how much is free every second, which costs nothing;
+what each pod has written only when that shrank. Volumes are never touched: their data are meant to stay.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from lain_deployd.agent.engine import Engine
+from lain_deployd.agent.keeper import Keeper
+from lain_shared.model.pod import PodId
+
+log = structlog.get_logger()
+
+LOOK_SECONDS = 1.0
+GROWN_PERCENT = 1.0
+"""So much less room on the disk than when pods were last measured: they are measured again."""
+MEASURE_SECONDS = 60.0
+"""Above the mark they are measured this often although nothing grew."""
+LEAST_PERCENT = 1.0
+"""What takes less of the disk than this is not what fills it."""
+PARALLEL = 4
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """A file system. ``used_bytes`` is what others cannot have."""
+
+    total_bytes: int
+    used_bytes: int
+
+    def percent(self, size_bytes: float) -> float:
+        return 100.0 * size_bytes / self.total_bytes if self.total_bytes else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What a pod's container has written outside its volumes."""
+
+    pod: PodId
+    container: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Discard:
+    """A container that has to go with all it wrote, and why."""
+
+    pod: PodId
+    container: str
+    because: str
+
+
+def to_discard(
+    disk: Disk, written: Iterable[Written], *, share_percent: float, high_percent: float
+) -> tuple[Discard, ...]:
+    """Whoever is above its share; and while the disk stays above the mark, whoever wrote most (pure)."""
+    used, found = disk.used_bytes, []
+    for one in sorted(written, key=lambda one: (-one.size_bytes, one.pod)):
+        percent, full = disk.percent(one.size_bytes), disk.percent(used)
+        if percent > share_percent:
+            why = f"a pod may have {share_percent:g} %"
+        elif full > high_percent and percent >= LEAST_PERCENT:
+            why = f"the disk is {full:.0f} % full, and it wrote more than others"
+        else:
+            continue
+        text = f"its files outside volumes take {one.size_bytes // MIB} MiB, {percent:.0f} % of the node's disk: {why}"
+        found.append(Discard(one.pod, one.container, text))
+        used -= one.size_bytes
+    return tuple(found)
+
+
+class Pressure:
+    """One pass looks at the disk that ``path`` is on, and tells the keeper whose containers have to go."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        keeper: Keeper,
+        *,
+        share_percent: float,
+        high_percent: float,
+        path: Path = Path("/"),
+        look: Callable[[Path], Disk] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._engine, self._keeper = engine, keeper
+        self._share_percent, self._high_percent = share_percent, high_percent
+        self._path, self._look, self._clock = path, look or disk_of, clock
+        self._measured_at = float("-inf")
+        self._used_then = 0
+
+    async def one_pass(self, *, known: bool) -> float:
+        """Returns when to look again. ``known``: the Engine answers, and every container of ours is known."""
+        disk = self._look(self._path)
+        self._used_then = min(self._used_then, disk.used_bytes)
+        if known and self._is_due(disk):
+            written = await self._measure()
+            self._measured_at, self._used_then = self._clock(), disk.used_bytes
+            for one in to_discard(disk, written, share_percent=self._share_percent, high_percent=self._high_percent):
+                if self._keeper.discard(one.pod, one.container, one.because):
+                    log.warning("pod_fills_disk", pod=str(one.pod), because=one.because)
+                    self._used_then = 0  # look soon whether it helped
+        return LOOK_SECONDS
+
+    def _is_due(self, disk: Disk) -> bool:
+        if disk.percent(disk.used_bytes - self._used_then) >= GROWN_PERCENT:
+            return True
+        return (
+            disk.percent(disk.used_bytes) > self._high_percent and self._clock() - self._measured_at >= MEASURE_SECONDS
+        )
+
+    async def _measure(self) -> list[Written]:
+        gate = asyncio.Semaphore(PARALLEL)
+
+        async def one(pod: PodId, container: str) -> Written:
+            async with gate:
+                return Written(pod, container, await self._engine.layer_bytes(container) or 0)
+
+        running = [(pod, here[0].id) for pod, here in self._keeper.containers.items() if here]
+        return list(await asyncio.gather(*(one(pod, container) for pod, container in running)))
+
+
+def disk_of(path: Path) -> Disk:
+    """The file system that ``path`` is on, as it is now. Of a container's root, that is the one the Engine keeps containers on."""
+    found = os.statvfs(path)
+    return Disk(found.f_blocks * found.f_frsize, (found.f_blocks - found.f_bavail) * found.f_frsize)
