@@ -1,185 +1,267 @@
-"""What routing by a table costs: requests per second of LAIN's nginx beside the same nginx with a plain ``proxy_pass``, alternating.
+"""What routing by a table costs: requests/s, CPU and p99 of LAIN's nginx beside plain ``proxy_pass`` to the same backend.
 
-Both have one worker, the same headers, logging and keep-alive; LAIN's knows ``--hosts`` hosts. Needs ``nginx`` and ``wrk``.
-    python bench/router_cost.py [--seconds 5] [--rounds 5] [--hosts 1000] [--json]
+The plain peer is the same nginx with the same headers, logging and keep-alive, a ``server`` block an app, and no Lua. Each router has one
+worker on a core of its own; backend and client share another, so that the router is what is measured. Every app is asked in turn.
+Needs ``nginx`` and ``wrk``.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import os
 import re
 import shutil
+import signal
 import socket
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+from bench.report import Proof
 from lain_shared.model.route import Route
 from lain_watcher.table import ProcEntry, Table, encode
 
-HERE = Path(__file__).resolve().parents[1]
-SUPERVISOR = HERE / "deploy" / "nginx" / "supervisor.py"
+if TYPE_CHECKING:
+    from bench.__main__ import Options
+
+DESCRIPTION = "requests/s and p99 through our nginx beside plain proxy_pass to the same backend"
+SUPERVISOR = Path(__file__).resolve().parents[1] / "deploy" / "nginx" / "supervisor.py"
+CONNECTIONS = 32
+ROUNDS, SECONDS, WARM_SECONDS = 7, 5, 4
+QUICK_ROUNDS, QUICK_SECONDS, QUICK_WARM_SECONDS = 3, 1, 2
+ROUTER_CORE, LOAD_CORE = 0, 1
 
 BACKEND = """
 daemon off; pid {run}/backend.pid; worker_processes 1; error_log stderr error; {user}
-events {{ worker_connections 4096; }}
+events {{ worker_connections 8192; }}
 http {{ access_log off; client_body_temp_path {run}/b1; proxy_temp_path {run}/b2; fastcgi_temp_path {run}/b3; uwsgi_temp_path {run}/b4;
-  scgi_temp_path {run}/b5; keepalive_requests 100000000; server {{ listen 127.0.0.1:{port}; return 200 "hello from a small app\\n"; }} }}
+  scgi_temp_path {run}/b5; keepalive_requests 100000000; keepalive_timeout 600s;
+  server {{ listen 0.0.0.0:{port}; return 200 "hello from a small app\\n"; }} }}
+"""
+
+REQUESTS = """
+local requests, at = {{}}, 0
+function init()
+  for app = 0, {apps} - 1 do
+    requests[app] = wrk.format("GET", "/", {{ Host = "app-" .. app .. ".example" }})
+  end
+end
+function request()
+  at = (at + 1) % {apps}
+  return requests[at]
+end
 """
 
 
-def free_port() -> int:
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """``apps`` apps; each with a backend address of its own, or all with the same."""
+
+    name: str
+    apps: int
+    own_backends: bool = False
+
+    def backend(self, app: int, port: int) -> str:
+        return f"127.1.{app // 250}.{app % 250 + 1}:{port}" if self.own_backends else f"127.0.0.1:{port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """One nginx under test: where it listens, and its only worker."""
+
+    name: str
+    port: int
+    worker: int
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """``rate`` in requests/s, ``cpu_us`` of the worker's own per request, ``p99_ms`` as clients saw it."""
+
+    rate: float
+    cpu_us: float
+    p99_ms: float
+
+
+SETTINGS = (
+    Setting("10 apps", 10),
+    Setting("1,000 apps", 1000),
+    Setting("1,000 apps, each with a backend of its own", 1000, own_backends=True),
+)
+
+
+def run(proof: Proof, options: Options) -> None:
+    rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
+    seconds = QUICK_SECONDS if options.quick else SECONDS
+    warm_seconds = QUICK_WARM_SECONDS if options.quick else WARM_SECONDS
+    proof.facts.update(rounds=rounds, seconds=seconds, connections=CONNECTIONS, pinned=_pinned())
+    for setting in SETTINGS:
+        with routers(setting) as (sides, script):
+            for side in sides:
+                measure(side, script, warm_seconds)
+            found: dict[str, list[Reading]] = {side.name: [] for side in sides}
+            for number in range(rounds):
+                for side in sides if number % 2 else sides[::-1]:
+                    found[side.name].append(measure(side, script, seconds))
+        report(proof, setting, found)
+
+
+def report(proof: Proof, setting: Setting, found: dict[str, list[Reading]]) -> None:
+    rate, cpu, late = (
+        proof.case(f"{setting.name}: {what}", unit)
+        for what, unit in (("requests", "1/s"), ("CPU per request", "us"), ("p99", "ms"))
+    )
+    for name, readings in found.items():
+        rate.add(name, *(one.rate for one in readings))
+        cpu.add(name, *(one.cpu_us for one in readings))
+        late.add(name, *(one.p99_ms for one in readings))
+    rate.target("requests/s of plain's", rate.ratio("plain"), at_least=0.85)
+    cpu.target("requests per CPU second of plain's", 1 / cpu.ratio("plain"), at_least=0.85)
+    late.target("p99 by plain's", late.ratio("plain"), at_most=1.2)
+    proof.say(f"{setting.name}: {rate.ratio('plain'):.3f} of the rate, {late.ratio('plain'):.2f} of the p99")
+
+
+def measure(router: Router, script: Path, seconds: int) -> Reading:
+    before = _worked_seconds(router.worker)
+    url = f"http://127.0.0.1:{router.port}/"
+    argv = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s", str(script), url]
+    said = subprocess.run([*_on(LOAD_CORE), *argv], capture_output=True, text=True, check=True).stdout
+    if "Non-2xx" in said or "Socket errors" in said:
+        raise RuntimeError(f"{router.name} failed requests:\n{said}")
+    count = int(_found(r"(\d+) requests in", said))
+    return Reading(
+        rate=float(_found(r"Requests/sec:\s+([\d.]+)", said)),
+        cpu_us=(_worked_seconds(router.worker) - before) / count * 1e6,
+        p99_ms=_milliseconds(_found(r"99%\s+(\S+)", said)),
+    )
+
+
+@contextmanager
+def routers(setting: Setting) -> Iterator[tuple[Sequence[Router], Path]]:
+    """Plain and LAIN's, with their backend; and the client's script."""
+    backend, plain, lain = (_free_port() for _ in range(3))
+    with ExitStack() as stack:
+        root = Path(tempfile.mkdtemp(prefix="lain-bench-"))
+        stack.callback(shutil.rmtree, root, ignore_errors=True)
+        root.chmod(0o711)
+        shared, folder = root / "shared", root / "run"
+        shared.mkdir(mode=0o700)
+        folder.mkdir()
+        script = root / "requests.lua"
+        script.write_text(REQUESTS.format(apps=setting.apps))
+        (shared / "table.jsonl").write_bytes(encode(table(setting, backend)).text)
+        user = "user nobody nogroup;" if os.geteuid() == 0 else ""
+        (folder / "backend.conf").write_text(BACKEND.format(run=folder, port=backend, user=user))
+        stack.enter_context(_process(_nginx(folder, "backend.conf"), LOAD_CORE))
+        environ = {
+            "LAIN_NGINX_SHARED": str(shared),
+            "LAIN_NGINX_RUN": str(folder),
+            "LAIN_NGINX_LISTEN": "127.0.0.1",
+            "LAIN_NGINX_HTTP_PORT": str(lain),
+            "LAIN_NGINX_HTTPS_PORT": "0",
+            "LAIN_NGINX_WORKERS": "1",
+            "LAIN_NGINX_WAIT_SECONDS": "0",
+            "LAIN_NGINX_ACCESS_LOG": str(root / "access.log"),
+        }
+        supervisor = stack.enter_context(_process([sys.executable, str(SUPERVISOR)], ROUTER_CORE, environ))
+        _wait_open(backend)
+        _wait_open(lain)
+        (folder / "plain.conf").write_text(plain_config((folder / "nginx.conf").read_text(), setting, plain, backend))
+        peer = stack.enter_context(_process(_nginx(folder, "plain.conf"), ROUTER_CORE))
+        _wait_open(plain)
+        yield (Router("plain", plain, _child(peer.pid)), Router("lain", lain, _child(_child(supervisor.pid)))), script
+
+
+def table(setting: Setting, backend: int) -> Table:
+    procs = [
+        ProcEntry(f"app-{app}", "web", (Route(f"app-{app}.example"),), ready=(setting.backend(app, backend),))
+        for app in range(setting.apps)
+    ]
+    return Table(1, {entry.key: entry for entry in procs})
+
+
+def plain_config(lain: str, setting: Setting, port: int, backend: int) -> str:
+    """LAIN's own configuration without its Lua, upstreams and servers, and a server an app in their place."""
+    head, _, rest = lain.partition("  # Idle connections to backends.")
+    common = rest[rest.index("  proxy_http_version") : rest.index("  server {\n    listen")]
+    head = re.sub(r"^\s*(lua_|load_module).*;$", "", head, flags=re.MULTILINE)
+    head = re.sub(r"^  init_by_lua_block \{.*?^  \}$", "", head, flags=re.MULTILINE | re.DOTALL)
+    head = re.sub(r"^\s*init_worker_by_lua_block .*$", "", head, flags=re.MULTILINE)
+    idle = "keepalive_requests 100000; keepalive_timeout 60s;"
+    addresses = sorted({setting.backend(app, backend) for app in range(setting.apps)})
+    keep = 1024 if len(addresses) == 1 else CONNECTIONS
+    named = {address: f"u{number}" for number, address in enumerate(addresses)}
+    upstreams = [f"upstream {name} {{ server {address}; keepalive {keep}; {idle} }}" for address, name in named.items()]
+    unset = "".join(f'set $lain_{name} ""; ' for name in ("named_proc", "cookie", "hsts", "legacy"))
+    servers = [
+        f"server {{ listen 127.0.0.1:{port}; server_name app-{app}.example; set $lain_app app-{app}; "
+        f"location / {{ proxy_pass http://{named[setting.backend(app, backend)]}; }} location @never {{ {unset} }} }}"
+        for app in range(setting.apps)
+    ]
+    sizes = "server_names_hash_max_size 16384; server_names_hash_bucket_size 128;"
+    return "\n".join([head.replace("/nginx.pid", "/plain.pid"), sizes, *upstreams, common, *servers, "}\n"])
+
+
+def _nginx(folder: Path, config: str) -> list[str]:
+    return ["nginx", "-c", str(folder / config), "-p", str(folder), "-e", "stderr"]
+
+
+def _pinned() -> bool:
+    return len(os.sched_getaffinity(0)) > 1
+
+
+def _on(core: int) -> list[str]:
+    """What pins a command to a core, where there is more than one."""
+    return ["taskset", "-c", str(sorted(os.sched_getaffinity(0))[core])] if _pinned() else []
+
+
+@contextmanager
+def _process(argv: list[str], core: int, more: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
+    running = subprocess.Popen([*_on(core), *argv], env={**os.environ, **(more or {})}, stderr=subprocess.DEVNULL)
+    try:
+        yield running
+    finally:
+        running.send_signal(signal.SIGTERM)
+        running.wait(timeout=20)
+
+
+def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def wait_open(port: int) -> None:
-    deadline = time.monotonic() + 20
+def _wait_open(port: int) -> None:
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with socket.socket() as probe:
             if probe.connect_ex(("127.0.0.1", port)) == 0:
                 return
         time.sleep(0.02)
-    raise SystemExit(f"nothing listens on {port}")
+    raise RuntimeError(f"nothing listens on {port}")
 
 
-@contextmanager
-def process(argv: list[str], env: dict[str, str] | None = None) -> Iterator[subprocess.Popen[bytes]]:
-    running = subprocess.Popen(argv, env=env, stderr=subprocess.DEVNULL)
-    try:
-        yield running
-    finally:
-        running.terminate()
-        running.wait(timeout=20)
+def _child(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
 
-def plain_config(lain: str, port: int, backend: int, lain_port: int) -> str:
-    """LAIN's own configuration with everything that is Lua taken out: what is left is the fair peer."""
-    text = re.sub(r"^\s*(lua_|load_module).*?;$", "", lain, flags=re.MULTILINE)
-    text = re.sub(r"^  init_by_lua_block \{.*?^  \}$", "", text, flags=re.MULTILINE | re.DOTALL)
-    text = re.sub(r"set_by_lua_block \$lain_app \{.*\}", "", text)
-    text = re.sub(r"^\s*\w+_by_lua_block .*$", "", text, flags=re.MULTILINE)
-    text = re.sub(r"if \(\$lain_app.*?\}", "", text, flags=re.DOTALL)
-    text = text.replace("server 0.0.0.1; # never used: the balancer chooses", f"server 127.0.0.1:{backend};")
-    text = re.sub(r"location @(careful|stream|lain_failure) \{.*?\n    \}", "", text, flags=re.DOTALL)
-    text = re.sub(r"error_page .*;|recursive_error_pages on;", "", text)
-    text = text.replace('set $lain_uri "";', 'set $lain_uri ""; set $lain_app "";')
-    text = re.sub(r"  # The watcher's door.*", "}\n", text, flags=re.DOTALL)
-    return text.replace(f":{lain_port} default", f":{port} default").replace("/nginx.pid", "/plain.pid")
+def _worked_seconds(pid: int) -> float:
+    """CPU time of a process so far, to the nanosecond."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
-def cpu_seconds(master: int) -> float:
-    """User and system time of a master's workers so far."""
-    children = Path(f"/proc/{master}/task/{master}/children").read_text().split()
-    stats = [Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split() for pid in children]
-    return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
+def _milliseconds(text: str) -> float:
+    units = {"us": 0.001, "ms": 1.0, "s": 1000.0}
+    unit = next(unit for unit in units if text.endswith(unit))
+    return float(text.removesuffix(unit)) * units[unit]
 
 
-def measure(port: int, master: int, seconds: int, connections: int) -> tuple[float, float]:
-    """Requests per second, and microseconds of the worker's own CPU per request (which a busy machine does not blur)."""
-    before = cpu_seconds(master)
-    argv = [
-        "wrk",
-        "-t1",
-        f"-c{connections}",
-        f"-d{seconds}s",
-        "-H",
-        "Host: app-500.example",
-        f"http://127.0.0.1:{port}/",
-    ]
-    said = subprocess.run(argv, capture_output=True, text=True, check=True).stdout
-    if "Non-2xx" in said or "Socket errors" in said:
-        raise SystemExit(said)
-    rate, count = re.search(r"Requests/sec:\s+([\d.]+)", said), re.search(r"(\d+) requests in", said)
-    assert rate is not None, said
-    assert count is not None, said
-    return float(rate[1]), (cpu_seconds(master) - before) / int(count[1]) * 1e6
-
-
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=int, default=5)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--hosts", type=int, default=1000)
-    parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--json", action="store_true")
-    asked = parser.parse_args()
-    root = Path(tempfile.mkdtemp(prefix="lain-bench-"))
-    root.chmod(0o711)
-    try:
-        result = compare(root, asked)
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
-    if asked.json:
-        print(json.dumps(result))
-    else:
-        for name in ("plain", "lain"):
-            rates, cpu = zip(*result[name], strict=True)
-            print(
-                f"{name:6} {statistics.median(rates):9.0f} requests/s  {statistics.median(cpu):6.1f} us CPU/request, at best {min(cpu):.1f}"
-            )
-        print(
-            f"ratio  {result['rate_ratio']:9.3f} of the rate   {result['cpu_ratio']:6.3f} of the requests per CPU second"
-        )
-    return 0
-
-
-def compare(root: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    backend, lain, plain = free_port(), free_port(), free_port()
-    shared, run = root / "shared", root / "run"
-    shared.mkdir()
-    run.mkdir()
-    procs = [
-        ProcEntry(
-            f"app-{number}", "web", (Route(f"app-{number}.example"),), ready=(f"127.0.0.1:{backend}",), created=number
-        )
-        for number in range(asked.hosts)
-    ]
-    (shared / "table.jsonl").write_bytes(encode(Table(1, {entry.key: entry for entry in procs})).text)
-    env = {
-        **os.environ,
-        "LAIN_NGINX_SHARED": str(shared),
-        "LAIN_NGINX_RUN": str(run),
-        "LAIN_NGINX_LISTEN": "127.0.0.1",
-        "LAIN_NGINX_HTTP_PORT": str(lain),
-        "LAIN_NGINX_HTTPS_PORT": "0",
-        "LAIN_NGINX_WORKERS": "1",
-        "LAIN_NGINX_WAIT_SECONDS": "0",
-        "LAIN_NGINX_ACCESS_LOG": str(root / "access.log"),
-    }
-    user = "user nobody nogroup;" if os.geteuid() == 0 else ""
-    (run / "backend.conf").write_text(BACKEND.format(run=run, port=backend, user=user))
-    with (
-        process(["nginx", "-c", str(run / "backend.conf"), "-p", str(run), "-e", "stderr"]),
-        process([sys.executable, str(SUPERVISOR)], env) as supervisor,
-    ):
-        wait_open(backend)
-        wait_open(lain)
-        (run / "plain.conf").write_text(plain_config((run / "nginx.conf").read_text(), plain, backend, lain))
-        with process(["nginx", "-c", str(run / "plain.conf"), "-p", str(run), "-e", "stderr"]) as peer:
-            wait_open(plain)
-            children = Path(f"/proc/{supervisor.pid}/task/{supervisor.pid}/children").read_text().split()
-            sides = (("plain", plain, peer.pid), ("lain", lain, int(children[0])))
-            found: dict[str, list[tuple[float, float]]] = {"plain": [], "lain": []}
-            for _ in range(asked.rounds):
-                for name, port, master in sides:
-                    found[name].append(measure(port, master, asked.seconds, asked.connections))
-    pairs = list(zip(found["lain"], found["plain"], strict=True))
-    return {
-        **found,
-        "rate_ratio": statistics.median(ours[0] / theirs[0] for ours, theirs in pairs),
-        "cpu_ratio": statistics.median(theirs[1] / ours[1] for ours, theirs in pairs),
-    }
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+def _found(pattern: str, text: str) -> str:
+    found = re.search(pattern, text)
+    assert found is not None, text
+    return found[1]

@@ -36,6 +36,11 @@ CONNECTIONS_A_REQUEST = 2
 RESTART_SECONDS = 0.2
 MAX_RESTART_SECONDS = 1.0
 PR_SET_CHILD_SUBREAPER = 36
+POOLS = tuple(f"{letter}_lain" for letter in "abcdefghijklmnopqrstuvwxyz")
+"""Upstreams that differ in the connections they keep only. nginx looks for one by name from end to end: the first letter tells."""
+COMMON_IDLE, POOL_IDLE = 1024, 128
+"""Idle connections to backends a worker keeps: in the pool of all, where backends are few; in each of the others."""
+IDLE_SECONDS = 4
 
 
 class BadSetting(Exception):
@@ -167,6 +172,8 @@ def render(settings: Settings, *, user: str, files: int, modules: str) -> str:
             "REAL_IP": "".join(f"  set_real_ip_from {block};\n" for block in _list(settings.trusted)),
             "TRUSTED": "".join(f"    {block} 1;\n" for block in _list(settings.trusted)),
             "ACCESS_LOG": _access_log(settings),
+            "POOLS": ", ".join(f'"{pool}"' for pool in POOLS),
+            "UPSTREAMS": _upstream("lain", COMMON_IDLE) + "".join(_upstream(pool, POOL_IDLE) for pool in POOLS),
             "HSTS": f"max-age={settings.hsts_seconds}" if settings.hsts_seconds > 0 else "",
             "SERVERS": servers,
         },
@@ -181,6 +188,18 @@ def _access_log(settings: Settings) -> str:
     return (
         f"  access_log {settings.access_log} lain_json if=$lain_log_clean;\n"
         f"  access_log {settings.access_log} lain_json_odd if=$lain_log_odd;"
+    )
+
+
+def _upstream(name: str, idle: int) -> str:
+    return (
+        f"  upstream {name} {{\n"
+        "    server 0.0.0.1; # never used: the balancer chooses\n"
+        "    balancer_by_lua_block { lain.balance.balance() }\n"
+        f"    keepalive {idle};\n"
+        "    keepalive_requests 100000;\n"
+        f"    keepalive_timeout {IDLE_SECONDS}s;\n"
+        "  }\n"
     )
 
 
@@ -200,9 +219,8 @@ def _server(settings: Settings, http_port: int, https_port: int, external: bool)
         {
             "LISTEN": "\n".join(listen),
             "TLS": tls,
-            "FAST": 'set $lain_app ""; set $lain_external 1;'
-            if external
-            else "set_by_lua_block $lain_app { return lain.route.fast() }",
+            "EXTERNAL": "\n    set $lain_external 1;" if external else "",
+            "IS_EXTERNAL": "true" if external else "",
             "LEGACY": " lain.legacy.line()" if settings.log_format == "legacy" else "",
         },
     )

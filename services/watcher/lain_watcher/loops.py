@@ -18,7 +18,7 @@ from lain_shared.model.route import Endpoints
 from lain_watcher import table as tables
 from lain_watcher.adapters import certificates
 from lain_watcher.adapters.folder import Folder, FolderFault
-from lain_watcher.adapters.nginx import Nginx, NginxSilent, TableRefused
+from lain_watcher.adapters.nginx import Nginx, NginxSilent, NginxState, TableOvertaken, TableRefused
 from lain_watcher.metrics import Metrics
 from lain_watcher.router import Router
 from lain_watcher.routes import GUARD_SECONDS, Picture, Verdict, plan
@@ -31,7 +31,7 @@ LOOK_SECONDS, HURRY_SECONDS = 1.0, 0.1
 """How often nginx is looked at; and while something drains, is being taken over, or nginx is absent."""
 GATE_SECONDS = 0.1
 """How often the gate is looked at: an nginx whose container starts anew waits for it, and serves nobody meanwhile."""
-CERTIFICATE_SECONDS = 1.0
+CERTIFICATE_SECONDS = 0.5
 BEHIND_SECONDS = 3.0
 """A swap takes milliseconds; workers that lag longer are a reason not to send traffic here."""
 
@@ -154,7 +154,7 @@ class Tables:
             return
         began = time.monotonic()
         try:
-            state = await self._nginx.put_table(router.text.text)
+            state = await self._swap(router.text)
         except TableRefused:
             self._metrics.swaps.labels("refused").inc()
             raise
@@ -165,6 +165,18 @@ class Tables:
         self._metrics.swaps.labels("applied" if state else "absent").inc()
         if state is not None:
             self._metrics.swap_seconds.observe(time.monotonic() - began)
+
+    async def _swap(self, text: tables.TableText) -> NginxState | None:
+        """Put ``text`` in place of what nginx said last that it has; when it has another by now, look, and let the next pass do it."""
+        router = self._router
+        if router.nginx is None:
+            router.observe(await self._nginx.state())  # one may have started since
+        published = router.nginx.published if router.nginx else None
+        try:
+            return await self._nginx.put_table(text.text, replaces=published or "")
+        except TableOvertaken:
+            router.observe(await self._nginx.state())
+            raise
 
 
 class States:
@@ -221,7 +233,9 @@ class CertificateFiles:
         if seen == self._seen:
             return
         found = await asyncio.to_thread(certificates.read, self._directory, now=now)
-        before, self._router.certificates = self._router.certificates, found
+        before = self._router.certificates
+        found = found.after(before)
+        self._router.certificates = found
         self._seen = seen
         problems = {view.pattern: view.problem for view in found.views if view.problem}
         if problems != {view.pattern: view.problem for view in before.views if view.problem}:

@@ -76,3 +76,15 @@ def test_no_directory_holds_none(directory: Path) -> None:
     assert read(None, now=0.0) == Certificates()
     assert read(directory / "absent", now=0.0) == Certificates()
     assert read(directory, now=0.0) == Certificates()
+
+
+def test_a_pair_that_is_being_replaced_serves_as_it_was(authority: Authority, directory: Path) -> None:
+    """Chain and key are two files: between the two writes they do not fit, and no handshake may be refused for that."""
+    install(authority, directory, "hello.example")
+    before = read(directory, now=time.time())
+    install(authority, directory, "hello.example", key_of="hello.example.next")
+    torn = read(directory, now=time.time()).after(before)
+    assert torn.usable == before.usable
+    assert problems(torn)["hello.example"] == "the key is not this certificate's; the pair before it serves on"
+    (directory / "hello.example.key").unlink()
+    assert read(directory, now=time.time()).after(torn).usable == {}, "what was taken away is gone"

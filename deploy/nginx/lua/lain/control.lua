@@ -1,5 +1,6 @@
 -- The watcher's door, on a unix socket in the folder only it and nginx share.
 --   PUT /table   the whole table, JSON lines. Answers the state once every worker has it (or after a second, with who has not).
+--                ?replaces=<version>: 409 unless that one is in force (empty: none).
 --   GET /state   boot id, table in force, what each worker has acknowledged, what is in flight.
 --   GET /traffic what became of the requests of each proc since boot (?since=<now of an earlier answer>: only of those that had any since).
 local cjson = require "cjson.safe"
@@ -63,8 +64,10 @@ function M.put_table()
   if not text then
     return reply(400, { error = { code = "invalid", message = "the body is missing" } })
   end
-  local version, why = tables.publish(text)
-  if not version then
+  local version, why, overtaken = tables.publish(text, ngx.var.arg_replaces)
+  if overtaken then
+    return reply(409, { error = { code = "overtaken", message = why } })
+  elseif not version then
     return reply(422, { error = { code = "refused", message = why } })
   end
   tables.current()

@@ -1,4 +1,5 @@
 -- nginx itself had to answer (502, 504, 500): say so for the app, and judge the last backend tried, of which the balancer heard no more.
+local PEER = require("lain.fields").PEER
 local pages = require "lain.pages"
 local tables = require "lain.tables"
 local track = require "lain.track"
@@ -11,7 +12,7 @@ function M.answer()
   local status, app, failure = ngx.status, var.lain_app, var.lain_failure
   local backend = track.leave(track.request())
   if backend and match(var.upstream_bytes_sent or "", "(%d+)%s*$") == "0" then
-    tables.eject(backend.peer)
+    tables.eject(backend[PEER])
   end
   if failure == "no_instances" then
     return pages.unavailable(app)

@@ -5,6 +5,7 @@
 -- acknowledgement. Because a worker runs one thing at a time, once it said so no request of it can still choose by an older table.
 local cjson = require "cjson.safe"
 local ffi = require "ffi"
+local PEER = require("lain.fields").PEER
 local track = require "lain.track"
 local traffic = require "lain.traffic"
 
@@ -12,15 +13,18 @@ local M = { ejected = nil }
 
 local LOOK_SECONDS = 0.025 -- how soon an idle worker notices a new table
 local EJECT_SECONDS = 10
+local PUBLISH_SECONDS = 1 -- who publishes and dies of it holds up others for so long
 local MEMO_LIMIT = 10000
 local MAX_TRIES = 5
+local POOLED_FROM = 64 -- backends: so many have their idle connections in one pool
+local MAX_HOST = 260 -- a name of 253, a dot, a port: no other can be one of ours
 
 local meta = ngx.shared.lain_meta -- seq, seq_at, version, slot, boot_id
 local texts = ngx.shared.lain_table -- two slots, written in turn: a full dict never costs us the table in force
 local workers = ngx.shared.lain_workers -- pid -> "version revision"
 local ejections = ngx.shared.lain_ejected -- "address:port" -> when it ends
 
-local sub, find, lower, match, gsub = string.sub, string.find, string.lower, string.match, string.gsub
+local sub, find, lower, match, gsub, format = string.sub, string.find, string.lower, string.match, string.gsub, string.format
 
 ffi.cdef [[
 int kill(int pid, int sig);
@@ -32,8 +36,9 @@ local clock -- shared memory of all workers: the sequence number of the last cha
 local live -- the table in force in this worker
 local fresh -- a table this worker published itself: already decoded
 local seq_seen
-local turns = {} -- proc key -> its round robin and how many requests it has in flight in this worker, which outlive a swap
+local turns = {} -- proc key -> its round robin, which outlives a swap
 local pid_text = "0"
+local pools = {} -- names of the upstreams that share the idle connections where backends are many
 
 local function unusable(number, why)
   return nil, "line " .. number .. ": " .. why
@@ -43,18 +48,20 @@ local function is_text(value)
   return type(value) == "string"
 end
 
+-- The flat array a request reads; see `fields.lua`.
+local function record_of(proc, address, port, peer, cookie)
+  local name = proc.name ~= "web" and proc.name
+  local counter = address and track.counter(address) or 0
+  return { counter, proc, address, port, proc.app, false, 0, name, proc.pool, track.load_of(proc.key), peer, cookie }
+end
+
 local function backends(proc, peers)
   local list = {}
   for i, peer in ipairs(peers) do
     local address, port = match(peer, "^([%d.]+):(%d+)$")
     assert(address, "a peer that is no address and port")
-    list[i] = {
-      address = address,
-      port = tonumber(port),
-      peer = peer,
-      counter = track.counter(address),
-      cookie = string.format("%08x", ngx.crc32_long(proc.key .. " " .. peer)),
-    }
+    local cookie = string.format("%08x", ngx.crc32_long(proc.key .. " " .. peer))
+    list[i] = record_of(proc, address, tonumber(port), peer, cookie)
   end
   return list
 end
@@ -63,6 +70,7 @@ local function read_proc(line)
   local app, name = line.proc[1], line.proc[2]
   assert(is_text(app) and is_text(name), "a proc without names")
   local proc = { key = app .. "/" .. name, app = app, name = name, routes = line.routes }
+  proc.pool = pools[ngx.crc32_short(proc.key) % #pools + 1]
   proc.ready = backends(proc, line.ready)
   proc.suspect = backends(proc, line.suspect)
   local options = line.options or {}
@@ -70,9 +78,14 @@ local function read_proc(line)
   proc.max_body = options.max_body_bytes
   assert(type(proc.read_timeout or 0) == "number" and type(proc.max_body or 0) == "number", "an option that is no number")
   proc.buffering = options.buffering
-  proc.others = math.min(math.max(#proc.ready + #proc.suspect - 1, 0), MAX_TRIES - 1)
-  proc.simple = not proc.max_body and proc.buffering ~= false and (#proc.ready + #proc.suspect) > 0
-  proc.sticky = options.sticky and ("lain_" .. string.format("%08x", ngx.crc32_long(proc.key))) or nil
+  proc.sticky = options.sticky and ("lain_" .. format("%08x", ngx.crc32_long(proc.key))) or nil
+  proc.size = #proc.ready
+  proc.others = math.min(math.max(proc.size + #proc.suspect - 1, 0), MAX_TRIES - 1)
+  proc.up = proc.size + #proc.suspect > 0
+  proc.even = proc.size > 0 and not proc.sticky and not proc.read_timeout -- nothing to weigh: whose turn it is
+  local sole = proc.even and proc.others == 0
+  proc.record = sole and proc.ready[1] or record_of(proc, false, 0, false, false)
+  proc.simple = proc.up and not proc.max_body and proc.buffering ~= false
   for _, route in ipairs(proc.routes) do
     assert(is_text(route.host) and is_text(route.path), "a route without host or path")
     route.proc = proc
@@ -128,8 +141,25 @@ local function add_routes(index, proc)
   end
 end
 
+-- Whether the table names more backends than one pool of idle connections is good for.
+local function are_many(procs)
+  local seen, count = {}, 0
+  for _, proc in pairs(procs) do
+    for _, backend in ipairs(proc.ready) do
+      local peer = backend[PEER]
+      if not seen[peer] then
+        seen[peer], count = true, count + 1
+        if count > POOLED_FROM then
+          return true
+        end
+      end
+    end
+  end
+  return false
+end
+
 local function decoded(text, before)
-  local index = { lines = {}, sites = {}, procs = {}, certificates = {}, memo = {}, memoized = 0 }
+  local index = { lines = {}, sites = {}, procs = {}, certificates = {}, memo = {}, direct = {}, outside = {}, memoized = 0 }
   local known = before and before.lines or {}
   local number, from, size = 0, 1, #text
   while from <= size do
@@ -154,17 +184,10 @@ local function decoded(text, before)
     elseif line.kind == "proc" then
       local turn = turns[record.key]
       if not turn then
-        turn = { at = math.random(0, 1023), inflight = 0 }
+        turn = { at = math.random(0, 1023) }
         turns[record.key] = turn
       end
-      if record.turn ~= turn then
-        record.turn = turn
-        for _, list in ipairs { record.ready, record.suspect } do
-          for _, backend in ipairs(list) do
-            backend.turn = turn
-          end
-        end
-      end
+      record.turn = turn
       index.procs[record.key] = record
       add_routes(index, record)
     else
@@ -177,6 +200,7 @@ local function decoded(text, before)
   if index.header.lines ~= number then
     return nil, "the table is cut: " .. number .. " of " .. tostring(index.header.lines) .. " lines"
   end
+  index.pooled = before ~= nil and before.pooled or are_many(index.procs) -- for good: to and fro would cost all idle connections
   return index
 end
 
@@ -218,8 +242,12 @@ local function is_internal(index, name)
   return false
 end
 
--- What a Host header leads to: {root, paths, tls, internal}, or nil. Answers are remembered by the raw header.
+-- What a Host header leads to: {name, root, paths, tls, internal}, or nil. Answers are remembered by the raw header. Where the backend is all there
+-- is to decide, its record is remembered too: in `direct`, and in `outside` if the host exists on external ports.
 function M.site(index, raw)
+  if #raw > MAX_HOST then
+    return nil -- it would be remembered at that length
+  end
   local name = gsub(gsub(lower(raw), ":%d*$", ""), "%.$", "")
   local pattern = wildcard(name)
   local site = index.sites[name] or (pattern and index.sites[pattern])
@@ -233,14 +261,16 @@ function M.site(index, raw)
     tls = M.certificate(index, name) ~= nil,
     internal = is_internal(index, name),
   }
-  local root = site.root
-  if root and not site.paths and root.strip == 0 and not root.https_only and root.proc.simple then
-    found.fast = root.proc -- nothing to decide but the backend
-  end
   if index.memoized >= MEMO_LIMIT then
-    index.memo, index.memoized = {}, 0
+    index.memo, index.direct, index.outside, index.memoized = {}, {}, {}, 0
   end
   index.memo[raw], index.memoized = found, index.memoized + 1
+  local root = site.root
+  if root and not site.paths and not (root.https_only and found.tls) and root.proc.simple then
+    local record = root.proc.record
+    index.direct[raw] = record
+    index.outside[raw] = not found.internal and record or nil
+  end
   return found
 end
 
@@ -312,20 +342,31 @@ function M.current()
   return live
 end
 
--- Make `text` the table of all workers. Returns its version and revision, or nil and why it was refused (nothing changed then).
-function M.publish(text)
+-- Make `text` the table of all workers, if `replaces` is the version in force ("": none; nil: whichever): a request that a stalled worker comes to late
+-- must not bring an older table back. Returns its version and revision, or nil, why it was refused, and whether it was for that (nothing changed then).
+function M.publish(text, replaces)
   local index, why = decode(text, M.current())
   if not index then
     return nil, why
   end
+  while not meta:add("publishing", 1, PUBLISH_SECONDS) do -- by another worker, at this moment
+    ffi.C.usleep(100)
+  end
+  if replaces and replaces ~= (meta:get("version") or "") then
+    meta:delete("publishing")
+    return nil, "another table is in force than the one it replaces", true
+  end
   local target = meta:get("slot") == "text0" and "text1" or "text0"
   local ok, err = texts:safe_set(target, text)
+  if ok then
+    fresh = index
+    meta:set("slot", target)
+    meta:set("version", index.version)
+  end
+  meta:delete("publishing")
   if not ok then
     return nil, "no room for the table: " .. err
   end
-  fresh = index
-  meta:set("slot", target)
-  meta:set("version", index.version)
   announce()
   return index.version, index.revision
 end
@@ -371,7 +412,8 @@ function M.inflight()
 end
 
 -- In the master, before it forks: the last table the watcher left on disk. A reload keeps what shared memory has.
-function M.load(path)
+function M.load(path, names)
+  pools = names
   clock = shared_clock()
   traffic.load()
   if meta:get("boot_id") then
@@ -398,6 +440,7 @@ function M.start_worker()
   pid_text = tostring(ngx.worker.pid())
   math.randomseed(ngx.worker.pid() + ngx.now() * 1000)
   live, fresh, seq_seen, turns = nil, nil, nil, {} -- what the master decoded carries the master's pid
+  track.start_worker(pid_text)
   M.current()
   traffic.start_worker()
   assert(ngx.timer.every(LOOK_SECONDS, function(premature)

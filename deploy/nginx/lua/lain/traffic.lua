@@ -4,6 +4,7 @@
 -- Counts live in memory that all workers share. Each worker writes in a region of its own, so counting takes no lock, is seen at once, and outlives
 -- the worker: its heir goes on in the same region. Counts only grow, from the start of the master on. A request counts when it ends.
 local ffi = require "ffi"
+local fields = require "lain.fields"
 
 local M = {}
 
@@ -35,28 +36,31 @@ typedef struct {
 local meta = ngx.shared.lain_meta -- traffic_at, traffic_lock, traffic_born, traffic_uncounted
 local find, match, floor, tonumber = string.find, string.match, math.floor, tonumber
 local rshift = require("bit").rshift
-local now, start_time = ngx.now, ngx.req.start_time
+local now, start_time, header = ngx.now, ngx.req.start_time, ngx.header
 
 local regions -- of all workers
 local region -- of this one; nil: there is none for it
 local slots = {} -- proc's key -> its slot in this worker's region
+local epoch = 1 -- another whenever a slot was taken from a proc: what records remember of slots is void then
 local full_until = 0
+local PROC, SLOT, EPOCH = fields.PROC, fields.SLOT, fields.EPOCH
 
 local function is_alive(pid)
   return ffi.C.kill(pid, 0) == 0
 end
 
--- Latencies in whole milliseconds, each within 6.25 % of its bucket's middle: 0..15 exactly, then eight buckets to each doubling.
+-- Latencies in whole milliseconds, each within 6.25 % of its bucket's middle: 0..15 exactly, then eight buckets to each doubling. Without a loop,
+-- which would keep LuaJIT from compiling whoever counts: how often to halve is read from the number's exponent.
+local bits = ffi.new("union { double number; uint32_t words[2]; }")
 local function bucket(ms)
   if ms > MAX_MS then
     ms = MAX_MS
+  elseif ms < 16 then
+    return ms
   end
-  local base_index = 0
-  while ms >= 16 do
-    ms = rshift(ms, 1)
-    base_index = base_index + 8
-  end
-  return base_index + ms
+  bits.number = ms
+  local halvings = rshift(bits.words[1], 20) - 1026
+  return rshift(ms, halvings) + 8 * halvings
 end
 M.bucket = bucket
 
@@ -72,6 +76,7 @@ local function reclaim()
   end
   if found then
     slots[ffi.string(found.name)] = nil
+    epoch = epoch + 1
   end
   return found
 end
@@ -127,9 +132,11 @@ local function failed(slot, status)
 end
 
 -- Fewer bytes came from the backend than it had announced: who broke off? (Where it announced no length, nginx lets us see nothing.)
-local function cut(slot, var, status, declared, got)
-  got = match(got, "(%d+)%s*$") -- of the last attempt
-  if status == 304 or var.request_method == "HEAD" or not got or tonumber(got) >= (tonumber(declared) or 0) then
+local function cut(slot, status)
+  local var = ngx.var
+  local declared = tonumber(var.upstream_http_content_length)
+  local got = match(var.upstream_response_length or "", "(%d+)%s*$") -- of the last attempt
+  if not declared or status == 304 or var.request_method == "HEAD" or not got or tonumber(got) >= declared then
     return
   elseif var.request_completion == "OK" then
     slot.errors = slot.errors + 1
@@ -138,10 +145,18 @@ local function cut(slot, var, status, declared, got)
   end
 end
 
--- The log phase of a request for `proc`.
-function M.count(proc)
-  local key = proc.key
+local function slot_of(record)
+  local key = record[PROC].key
   local slot = slots[key] or take(key)
+  if slot then
+    record[SLOT], record[EPOCH] = slot, epoch
+  end
+  return slot
+end
+
+-- The log phase of a request for the proc of `record`.
+function M.count(record)
+  local slot = record[EPOCH] == epoch and record[SLOT] or slot_of(record)
   if not slot then
     return
   end
@@ -153,13 +168,9 @@ function M.count(proc)
   elseif status == 101 then
     return -- how long a WebSocket lived says nothing
   else
-    local var = ngx.var
-    local declared = var.upstream_http_content_length
-    if declared then
-      local got = var.upstream_response_length or ""
-      if got ~= declared then
-        cut(slot, var, status, declared, got)
-      end
+    local announced = header.content_length
+    if announced and ngx.var.body_bytes_sent ~= announced then -- what the client got whole its backend gave whole
+      cut(slot, status)
     end
   end
   local ms = (ended - start_time()) * 1000 + 0.5
@@ -184,7 +195,7 @@ end
 
 -- In each worker: a region for itself, a dead worker's before a fresh one.
 function M.start_worker()
-  region, slots, full_until = nil, {}, 0
+  region, slots, full_until, epoch = nil, {}, 0, epoch + 1
   if not regions then
     return
   end

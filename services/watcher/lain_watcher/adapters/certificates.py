@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography import x509
@@ -39,6 +39,21 @@ class Certificates:
 
     usable: Mapping[str, Certificate] = field(default_factory=dict)
     views: tuple[CertificateView, ...] = ()
+    torn: frozenset[str] = frozenset()
+    """Patterns of which both files are there and cannot be used together: they may be being replaced, one after the other."""
+
+    def after(self, before: Certificates) -> Certificates:
+        """The same, where what served before serves on in place of a torn pair. Its problem is told all the same."""
+        kept = {pattern: before.usable[pattern] for pattern in self.torn & before.usable.keys()}
+        if not kept:
+            return self
+        views = tuple(
+            replace(view, served=True, problem=f"{view.problem}; the pair before it serves on")
+            if view.pattern in kept
+            else view
+            for view in self.views
+        )
+        return replace(self, usable={**self.usable, **kept}, views=views)
 
 
 def read(directory: Path | None, *, now: float) -> Certificates:
@@ -55,13 +70,16 @@ def read(directory: Path | None, *, now: float) -> Certificates:
         )
     usable: dict[str, Certificate] = {}
     views = []
+    torn: set[str] = set()
     for stem in stems:
         pattern = (f"*.{stem.removeprefix(WILDCARD)}" if stem.startswith(WILDCARD) else stem).lower()
         certificate, view = _read_pair(directory, stem, pattern, now)
         if certificate is not None and pattern not in usable:
             usable[pattern] = certificate
+        elif certificate is None and all((directory / f"{stem}{suffix}").is_file() for suffix in (".crt", ".key")):
+            torn.add(pattern)
         views.append(view)
-    return Certificates(usable, tuple(views))
+    return Certificates(usable, tuple(views), frozenset(torn - usable.keys()))
 
 
 def _read_pair(directory: Path, stem: str, pattern: str, now: float) -> tuple[Certificate | None, CertificateView]:

@@ -13,7 +13,7 @@ from typing import TypeVar
 import aiohttp
 import msgspec
 
-from lain_shared.errors import Refused, Unavailable
+from lain_shared.errors import Conflict, Refused, Unavailable
 from lain_shared.model.traffic import ProcTraffic
 
 T = TypeVar("T")
@@ -40,6 +40,12 @@ class TableRefused(Refused):
     """nginx cannot read the table; it serves from the one before."""
 
     code = "table_refused"
+
+
+class TableOvertaken(Conflict):
+    """nginx serves from another table than the one that was to be replaced; nothing was changed."""
+
+    code = "table_overtaken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +100,14 @@ class Nginx:
         """What is in force; None when no nginx process exists. Raises ``NginxSilent`` when one does not answer."""
         return await self._call("GET", "/state", b"", NginxState)
 
-    async def put_table(self, text: bytes) -> NginxState | None:
+    async def put_table(self, text: bytes, *, replaces: str | None = None) -> NginxState | None:
         """Swap the table in; the state once every worker has it (or after a second). None when no nginx process exists.
 
-        Raises ``TableRefused`` when nginx cannot read it.
+        ``replaces``: the version it takes the place of ("": there is none; None: whichever). So a request that a stalled worker reads late
+        cannot bring an older table back. Raises ``TableOvertaken`` when another one is in force, ``TableRefused`` when it cannot be read.
         """
-        return await self._call("PUT", "/table", text, NginxState)
+        path = "/table" if replaces is None else f"/table?replaces={replaces}"
+        return await self._call("PUT", path, text, NginxState)
 
     async def traffic(self, since: float | None = None) -> NginxTraffic | None:
         """The counts of procs that had a request since then (``now`` of an earlier answer; None: of all). None: no nginx process exists.
@@ -116,6 +124,8 @@ class Nginx:
                 text = await answer.read()
                 if answer.status == 422:
                     raise TableRefused("nginx refused the table", why=text.decode(errors="replace")[:500])
+                if answer.status == 409:
+                    raise TableOvertaken("another table is in force", why=text.decode(errors="replace")[:500])
                 if answer.status == 404 and kind is NginxTraffic:
                     raise TrafficUnknown("nginx does not count its traffic", next="upgrade the router's nginx")
                 if answer.status != 200:
