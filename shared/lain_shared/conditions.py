@@ -90,7 +90,7 @@ ADVICE: Mapping[str, Advice] = {
     ),
     DISK_PRESSURE: Advice(
         "its disk is filling up",
-        "images that nothing needs were removed and it was not enough; full, it takes etcd, logs and volumes with it",
+        "images that nothing runs or may go back to were removed and it was not enough; full, it takes etcd, logs and volumes with it",
         "docker system df; du -xh --max-depth=3 /var/lib | sort -h | tail -n 20",
         urgent=False,
     ),

@@ -85,6 +85,13 @@ CONFIG = Family("config", ("name",), (CONSOLE,), EVERYONE, "settings and public 
 TOKENS = Family("tokens", ("id",), (CONSOLE,), EVERYONE, "issued long-lived tokens: name, role, scope, expiry, revoked")
 APPS = Family("apps", ("app",), (CONSOLE,), (CONSOLE, BACKUPD), "registration, owner, current release")
 RELEASES = Family("releases", ("app", "release"), (CONSOLE,), (CONSOLE, BACKUPD), "one immutable release")
+KEPT_IMAGES = Family(
+    "kept-images",
+    ("app", "release"),
+    (CONSOLE,),
+    (CONSOLE, AGENT),
+    "images of releases that can be gone back to: no node removes them",
+)
 HISTORY = Family("history", ("app", "operation"), (CONSOLE,), (CONSOLE,), "ended operations, with their evidence")
 OPERATIONS = Family("operations", ("app",), (CONSOLE,), (CONSOLE,), "the running operation")
 OPERATION_HOLDERS = Family(

@@ -98,8 +98,8 @@ class Apps:
                 next="an operator upgrades this console, or restores those records",
                 code="has_guests",
             )
-        releases, history = await asyncio.gather(
-            state.store.list(keys.RELEASES.under(name)), state.store.list(keys.HISTORY.under(name))
+        listed = await asyncio.gather(
+            *(state.store.list(family.under(name)) for family in (keys.RELEASES, keys.HISTORY, keys.KEPT_IMAGES))
         )
         own = [
             *(stored.entry for host, stored in sorted(claims.hosts.items()) if host in own_hosts),
@@ -114,7 +114,8 @@ class Apps:
                 ],
                 [
                     state.apps.delete_op(name),
-                    *(Delete(entry.key) for entry in (*own, *releases.entries, *history.entries)),
+                    *(Delete(entry.key) for entry in own),
+                    *(Delete(entry.key) for listing in listed for entry in listing.entries),
                 ],
             )
         except Conflict as error:

@@ -16,6 +16,7 @@ from lain_console.administration import Administration, Signing
 from lain_console.api import build_api, closed_by_switches
 from lain_console.api.context import CONTEXT, Context
 from lain_console.apps import Apps
+from lain_console.images import Keeping
 from lain_console.losses import Losses
 from lain_console.metrics import Metrics
 from lain_console.mirrors import Mirrors
@@ -80,6 +81,7 @@ def build(settings: Settings, store: Store, registry: Registry, agents: Agents, 
     sweep = Loop("sweep", administration.sweep, resync_seconds=SWEEP_SECONDS, metrics=loop_metrics)
     apps = Apps(state, starter, now)
     deletions = Loop("volume-deletions", apps.settle_deletions, resync_seconds=DELETIONS_SECONDS, metrics=loop_metrics)
+    keeping = Loop("kept-images", Keeping(state).one_pass, resync_seconds=SWEEP_SECONDS, metrics=loop_metrics)
     losses = Losses(state, now=now)
     report = Loop("losses", losses.one_pass, metrics=loop_metrics, duty=LOSSES_DUTY)
     losses.on_wake = report.wake
@@ -97,7 +99,7 @@ def build(settings: Settings, store: Store, registry: Registry, agents: Agents, 
         now=now,
         stopping=lambda: health.stopping,
     )
-    parts: tuple[Part, ...] = (*trust.parts, *mirrors.parts, lease, drive, sweep, deletions)
+    parts: tuple[Part, ...] = (*trust.parts, *mirrors.parts, lease, drive, sweep, deletions, keeping)
     health.parts.extend(parts)
     telling: tuple[Part, ...] = (*losses.parts, report)  # that routers cannot be heard makes no console unready
     app = build_api().build(verifier=trust.verifier, probes=health.probes, metrics=metrics, context={CONTEXT: context})

@@ -14,6 +14,7 @@ from lain_shared import keys
 from lain_shared.errors import NotFound, Unavailable
 from lain_shared.model.app import App, HistoryRecord, Operation, OperationHolder, Release
 from lain_shared.model.config import ClusterConfig, Token
+from lain_shared.model.image import KeptImages
 from lain_shared.model.node import Alive, Node, NodeState, Switch
 from lain_shared.model.pod import Assignment, Desired
 from lain_shared.model.route import Endpoints, HostClaim, RouteClaim, RouterMember, RouterState
@@ -77,6 +78,7 @@ class State:
         self.store = store
         self.apps = Records(store, keys.APPS, App)
         self.releases = Records(store, keys.RELEASES, Release)
+        self.kept_images = Records(store, keys.KEPT_IMAGES, KeptImages)
         self.history = Records(store, keys.HISTORY, HistoryRecord)
         self.operations = Records(store, keys.OPERATIONS, Operation)
         self.holders = Records(store, keys.OPERATION_HOLDERS, OperationHolder)

@@ -7,7 +7,7 @@ from typing import Any
 
 from lain_shared import keys
 from lain_shared.keys import Family
-from lain_shared.model import app, config, node, pod, route, status, traffic, volume
+from lain_shared.model import app, config, image, node, pod, route, status, traffic, volume
 
 POD = "hello.web-1.g42"
 
@@ -28,6 +28,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(keys.TOKENS, ("01J0",), config.Token, "tokens"),
     Kind(keys.APPS, ("hello",), app.App, "apps"),
     Kind(keys.RELEASES, ("hello", 3), app.Release, "releases"),
+    Kind(keys.KEPT_IMAGES, ("hello", 3), image.KeptImages, "kept-images"),
     Kind(keys.HISTORY, ("hello", "01J0"), app.HistoryRecord, "history"),
     Kind(keys.OPERATIONS, ("hello",), app.Operation, "operations"),
     Kind(keys.OPERATION_HOLDERS, ("hello",), app.OperationHolder, "operation-holders"),

@@ -7,7 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from lain_shared import keys
+from lain_shared.errors import Unavailable
+from lain_shared.model.image import KeptImages
 from lain_shared.model.pod import PodState
+from lain_shared.records import Records
+from lain_shared.store import Listing
 from lain_shared.testing import MemoryStore, eventually
 from tests.fixtures.docker import OwnEngine, OwnRegistry
 from tests.integration.deployd.agent_harness import Bench, order, template
@@ -64,3 +69,62 @@ async def test_unused_images_go_when_the_disk_fills_up_and_only_ours(bench: Benc
 
         await eventually(lambda: "/unused" not in images(), what="the unused image is gone")
         assert f"{registry.host}/used" in images() and f"{registry.host}/not-ours" in images() and "tiny" in images()
+
+
+class Reticent(MemoryStore):
+    """Does not say which images are kept while it is ``silent``; ``asked`` counts how often it was to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.silent, self.asked = False, 0
+
+    async def list(self, prefix: str) -> Listing:
+        if prefix == keys.KEPT_IMAGES.prefix:
+            self.asked += 1
+            if self.silent:
+                raise Unavailable("etcd does not answer")
+        return await super().list(prefix)
+
+
+async def test_what_can_be_gone_back_to_stays_however_full_the_disk_is(
+    engine: OwnEngine, registry: OwnRegistry, tmp_path: Path
+) -> None:
+    store = Reticent()
+    bench = Bench(store, engine, tmp_path, registry=registry.host)
+    await bench.prepare()
+    current, before, oldest = (registry.push("tiny:1", name) for name in ("current", "before", "oldest"))
+    async with bench.agent():
+        orders = [order(template(image=image), instance=n) for n, image in enumerate((current, before, oldest), 1)]
+        for wanted in orders:
+            await bench.until(await bench.give(wanted), PodState.RUNNING)
+        for wanted in orders[1:]:
+            await bench.retire(wanted)
+
+    def images() -> str:
+        return engine.docker("images", "--digests", "--format", "{{.Repository}}")
+
+    async def passes(count: int) -> None:
+        seen = store.asked
+        await eventually(lambda: store.asked >= seen + count, what="the agent asked for what is kept")
+
+    kept = Records(store, keys.KEPT_IMAGES, KeptImages)
+    await kept.put(KeptImages("hello", 1, (before,)), "hello", 1)
+    store.silent = True
+    async with bench.agent(disk_high_percent=0, resync_seconds=0.5):
+        await passes(2)
+        assert "/before" in images() and "/oldest" in images(), "nobody says what is kept: all of it may be"
+
+        unreadable = keys.KEPT_IMAGES.key("hello", 2)
+        await store.put(unreadable, b'{"v":99}')
+        store.silent = False
+        await passes(2)
+        assert "/oldest" in images(), "the record that cannot be read may name it"
+
+        await store.delete(unreadable)
+        await eventually(lambda: "/oldest" not in images(), what="what no release names is gone")
+        await passes(2)
+        assert "/before" in images() and "/current" in images()
+
+        await kept.delete("hello", 1)
+        await eventually(lambda: "/before" not in images(), what="what is no longer kept is gone")
+        assert "/current" in images()

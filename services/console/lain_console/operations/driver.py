@@ -248,10 +248,15 @@ class Driver:
         self._tell(stored.value, move)
 
     async def _outdated(self, scene: Scene, move: Move) -> list[Delete]:
-        """Old operations and releases that go with the end of this one; never the current release, its parent or one still running."""
+        """Old operations and releases that go with the end of this one; never the current release, its parent or one still running.
+
+        With a release goes that nodes keep its images; with an app out of service, that they keep any of it.
+        """
         app = scene.app.value.name
-        history, (releases, _) = await asyncio.gather(
-            self._state.store.list(keys.HISTORY.under(app)), self._state.releases.list_readable(app)
+        history, (releases, _), keeping = await asyncio.gather(
+            self._state.store.list(keys.HISTORY.under(app)),
+            self._state.releases.list_readable(app),
+            self._state.store.list(keys.KEPT_IMAGES.under(app)),
         )
         old_history = [entry.key for entry in history.entries][: -(HISTORY_KEPT - 1)]
         after = move.app
@@ -267,8 +272,11 @@ class Driver:
         kept |= {
             origin for stored in releases if stored.value.number in kept for origin in stored.value.origins.values()
         }
-        old_releases = [stored.entry.key for stored in releases if stored.value.number not in kept]
-        return [Delete(key) for key in (*old_history, *old_releases)]
+        old_releases = [stored for stored in releases if stored.value.number not in kept]
+        unkept = {keys.KEPT_IMAGES.key(app, stored.value.number) for stored in old_releases}
+        if (after or scene.app.value).release is None:
+            unkept = {entry.key for entry in keeping.entries}
+        return [Delete(key) for key in (*old_history, *(stored.entry.key for stored in old_releases), *sorted(unkept))]
 
     def _tell(self, before: Operation, move: Move) -> None:
         after = move.operation

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 import structlog
 
+from lain_console.images import images_of
 from lain_console.operations import budget
 from lain_console.operations.advance import broken_pods
 from lain_console.operations.driver import Driver
@@ -225,6 +226,7 @@ class Starter:
             number = intent.new_release.number
             expectations.append(ModRevision(keys.RELEASES.key(app.name, number), ABSENT))
             writes.append(state.releases.put_op(intent.new_release, app.name, number))
+            writes.append(state.kept_images.put_op(images_of(intent.new_release), app.name, number))
         writes.extend(state.desired.put_op(each, app.name, each.proc) for each in intent.desired)
         writes.extend(state.desired.delete_op(app.name, proc) for proc in intent.delete)
         await self._commit(operation, expectations, writes)

@@ -111,7 +111,7 @@ class Images:
             log.info("image_pulled", image=reference, seconds=round(seconds, 3))
 
     async def clear(self, needed: frozenset[str], full: Callable[[], bool]) -> tuple[str, ...]:
-        """Remove what the agent brought and no assigned pod needs, least recently used first, until the disk is no longer ``full``."""
+        """Remove what the agent brought and is not ``needed``, least recently used first, until the disk is no longer ``full``."""
         gone: list[str] = []
         for reference in sorted(self.used.keys() - needed, key=lambda one: self.used[one]):
             if not full():

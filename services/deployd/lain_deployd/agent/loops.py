@@ -20,6 +20,7 @@ from lain_deployd.agent.engine import Engine, EngineEvent, EngineInfo, EngineUna
 from lain_deployd.agent.facts import Known, Machine
 from lain_deployd.agent.images import Images
 from lain_deployd.agent.keeper import Keeper
+from lain_deployd.agent.kept import Kept
 from lain_deployd.agent.metrics import AgentMetrics
 from lain_deployd.agent.pods import LABEL_NODE, LABEL_POD, Order
 from lain_deployd.agent.spec import reference_of
@@ -248,6 +249,7 @@ class NodeReport:
         *,
         blocks: Blocks,
         images: Images,
+        kept: Kept,
         cluster: Callable[[], ClusterConfig | None],
         root: Path,
         registry: str,
@@ -262,7 +264,8 @@ class NodeReport:
     ) -> None:
         self._records = Records(store, keys.NODES_STATE, NodeState)
         self._verify_seconds = verify_seconds
-        self._keeper, self._watch, self._blocks, self._images, self._cluster = keeper, watch, blocks, images, cluster
+        self._keeper, self._watch, self._blocks, self._cluster = keeper, watch, blocks, cluster
+        self._images, self._kept = images, kept
         self.machine: Machine | None = None
         """What was found on the node when somebody last looked."""
         self.on_cleared: Callable[[], None] = lambda: None
@@ -343,14 +346,20 @@ class NodeReport:
         self._keeper.hurry(name)
 
     async def _clear_images(self) -> None:
-        if not self._watch.reachable:
+        """On missing evidence nothing is removed: all orders are known, and what may be gone back to is asked for now."""
+        if not (self._watch.reachable and self._keeper.whole):
             return
         full = self._disk_is_full
-        if full():
-            wanted = self._keeper.orders.values()
-            needed = frozenset(reference_of(order.assignment.template.image, self._registry) for order in wanted)
-            if await self._images.clear(needed, full):
-                self.on_cleared()
+        if not full() or not self._images.used.keys() - self._ordered_images():
+            self._kept.bad = {}  # who asks for nothing minds no record
+            return
+        kept = await self._kept.read()
+        if kept is not None and await self._images.clear(self._ordered_images() | kept, full):
+            self.on_cleared()
+
+    def _ordered_images(self) -> frozenset[str]:
+        wanted = self._keeper.orders.values()
+        return frozenset(reference_of(order.assignment.template.image, self._registry) for order in wanted)
 
     def _disk_is_full(self) -> bool:
         usage = shutil.disk_usage(existing(self.root))

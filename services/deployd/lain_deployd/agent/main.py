@@ -24,6 +24,7 @@ from lain_deployd.agent.execute import Executor
 from lain_deployd.agent.gather import ENGINE_DATA, Gatherer, Sources
 from lain_deployd.agent.images import Images
 from lain_deployd.agent.keeper import Keeper
+from lain_deployd.agent.kept import Kept
 from lain_deployd.agent.metrics import AgentMetrics
 from lain_deployd.agent.pressure import Pressure
 from lain_deployd.agent.probes import Prober
@@ -120,12 +121,14 @@ def assembled(
     pods = Loop("passes", keeper.one_pass, duty=PASSES_DUTY, **often)
     observing = Observing(store, keeper, verify_seconds=settings.resync_seconds)
     observed = Loop("observed", observing.one_pass, **often)
+    kept = Kept(store, settings.registry)
     report = loops.NodeReport(
-        store, keeper, watch, blocks=blocks, images=images, cluster=partial(_cluster, config), root=settings.volumes_root,
+        store, keeper, watch, blocks=blocks, images=images, kept=kept, cluster=partial(_cluster, config),
+        root=settings.volumes_root,
         registry=settings.registry, reserved_memory_bytes=settings.reserved_memory_bytes,
         disk_high_percent=settings.disk_high_percent, free_addresses=free_addresses,
         address_problems=lambda: surroundings.problems(keeper.book), version=version("lain-deployd"),
-        unreadable=lambda: {**assignments.bad, **endpoints.bad}, clock=clock, verify_seconds=settings.resync_seconds,
+        unreadable=lambda: {**assignments.bad, **endpoints.bad, **kept.bad}, clock=clock, verify_seconds=settings.resync_seconds,
     )  # fmt: skip
     states = Loop("node", report.one_pass, **often)
     gatherer = Gatherer(
