@@ -17,6 +17,7 @@ from lain_shared.model.route import Endpoints
 from lain_shared.model.status import ProcPhase, ProcStatus
 
 MIB = 1024 * 1024
+CRASHED = "crashed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,14 @@ class Look:
         return {box.part: box for box in self.boxes if box.part}
 
 
-def look(truth: Truth, node: Node) -> tuple[Look | None, tuple[str, ...]]:
-    """Everything at once, and what is not in order of it. The containers are looked at only once the keys are in order: it costs."""
+def look(truth: Truth, node: Node, *, killed: bool = False) -> tuple[Look | None, tuple[str, ...]]:
+    """Everything at once, and what is not in order of it. The containers are looked at only once the keys are in order: it costs.
+
+    ``killed``: pods were ended on purpose, so that one which crashed and runs again is in order.
+    """
     try:
         picture = truth.picture()
-        if wrong := tuple(of_keys(picture)):
+        if wrong := tuple(of_keys(picture, killed=killed)):
             return None, wrong
         boxes = node.boxes()
         memory = json.loads(node.run("cat", "/var/lib/lain/agent/agent.json")).get("memory", {})
@@ -53,8 +57,8 @@ def look(truth: Truth, node: Node) -> tuple[Look | None, tuple[str, ...]]:
     return seen, tuple(of_containers(seen))
 
 
-def of_keys(picture: Picture) -> Iterable[str]:
-    """What is not in order in etcd."""
+def of_keys(picture: Picture, *, killed: bool = False) -> Iterable[str]:
+    """What is not in order in etcd. ``killed``: as in ``look``."""
     desired, status = picture.all(keys.DESIRED), picture.all(keys.STATUS)
     endpoints, observed = picture.all(keys.ENDPOINTS), picture.all(keys.OBSERVED)
     assigned = picture.all(keys.ASSIGN)
@@ -76,7 +80,9 @@ def of_keys(picture: Picture) -> Iterable[str]:
         wanted_pods |= {f"{wanted.app}.{wanted.proc}-{one.instance}.g{one.generation}" for one in told[0].instances}
         if wanted.type is ProcType.ONESHOT:
             continue
-        yield from _proc(name, wanted, told[0], endpoints.get(name, (None,))[0], observed)
+        for text in _proc(name, wanted, told[0], endpoints.get(name, (None,))[0], observed):
+            if not (killed and CRASHED in text):
+                yield text
     for what, pods in (("assigned", assigned), ("observed", observed)):
         names = {name.partition("/")[2] for name in pods}
         for pod in sorted(names ^ wanted_pods):
@@ -110,7 +116,7 @@ def _proc(
         if pod.state is not PodState.RUNNING or not pod.ready:
             yield f"{name}-{instance} is {pod.state.value}, {'' if pod.ready else 'not '}ready"
         if pod.restarts:
-            yield f"{name}-{instance} crashed {pod.restarts} times"
+            yield f"{name}-{instance} {CRASHED} {pod.restarts} times"
         if (pod.cpu, pod.memory_bytes) != (wanted.template.cpu, wanted.template.memory_bytes):
             yield f"{name}-{instance} has cpu {pod.cpu} and {pod.memory_bytes // MIB} MiB, not what is wanted"
     for one in told.instances:
