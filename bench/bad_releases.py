@@ -22,6 +22,7 @@ from bench.stage.node import Node
 from bench.stage.order import Look, look
 from bench.stage.truth import Truth
 from lain_shared import keys
+from lain_shared.model.pod import ProcType
 from tests.fixtures.cluster import App, Ended
 
 DESCRIPTION = (
@@ -130,8 +131,11 @@ def as_before(proof: Proof, ground: Ground, name: str, before: Look) -> None:
     """Everything is back: in order, the same pods, the same claims."""
     case = proof.case(name)
     after = in_order(ground)
-    moved = [pod for pod, box in before.pods.items() if (now := after.pods.get(pod)) is None or now.run != box.run]
-    moved += [pod for pod in after.pods if pod not in before.pods]
+    once = oneshots(before) | oneshots(after)
+    was, now = (
+        {pod: box.run for pod, box in seen.pods.items() if proc_of(pod) not in once} for seen in (before, after)
+    )
+    moved = sorted(pod for pod in was.keys() | now.keys() if was.get(pod) != now.get(pod))
     case.target("pods that are other ones than before", len(moved), at_most=0)
     claims = [
         family.name for family in (keys.ROUTES, keys.HOSTS) if before.picture.keys(family) != after.picture.keys(family)
@@ -139,6 +143,17 @@ def as_before(proof: Proof, ground: Ground, name: str, before: Look) -> None:
     case.target("families of claims that changed", len(claims), at_most=0)
     for text in (*moved, *claims):
         case.note(f"not as before: {text}")
+
+
+def oneshots(seen: Look) -> frozenset[str]:
+    """``<app>.<proc>`` of what runs once a release: its pods come and go with each, and serve nobody."""
+    wanted = (each for each, _ in seen.picture.all(keys.DESIRED).values())
+    return frozenset(f"{each.app}.{each.proc}" for each in wanted if each.type is ProcType.ONESHOT)
+
+
+def proc_of(pod: str) -> str:
+    """``hello.web-1.g42`` → ``hello.web``."""
+    return pod.rpartition(".")[0].rpartition("-")[0]
 
 
 def in_order(ground: Ground) -> Look:
@@ -224,15 +239,15 @@ FAULTS = (
     Fault("image deleted after the plan", web("none", "  cpu: 2\n"), ("image", "registry", "lain push"), while_=image_deleted),
     Fault("layer deleted after the plan", web("none", "  cpu: 3\n"), ("image", "registry", "lain push"), while_=layer_deleted),
     Fault("registry down", web("none", "  cpu: 4\n"), ("registry", "reach"), while_=registry_down),
-    Fault("exits at once", web("exit"), ("exit code 3", "cannot open config.toml", "lain logs")),
+    Fault("exits at once", web("exit"), ("exit code 3", "cannot open config.toml", "lain deploy")),
     Fault(
         "exits after 20 s", (WEB, "  deploy_deadline_seconds: 60\n  min_ready_seconds: 25\n  env: [FAULT=exit-late]"),
-        ("exit code 4", "the licence has expired", "lain logs"), within=80 + BACK_SECONDS,
+        ("exit code 4", "the licence has expired", "lain deploy"), within=80 + BACK_SECONDS,
     ),
-    Fault("never ready", web("never-ready"), ("/healthz", "8000", "lain logs")),
+    Fault("never ready", web("never-ready"), ("/healthz", "8000", "longer than 3 s", "lain deploy")),
     Fault("out of memory", web("memory"), ("memory", "64", "lain scale")),
-    Fault("wrong port", web("port"), ("8000", "refused", "lain logs")),
-    Fault("probe answers 500", web("probe-500"), ("500", "/healthz", "lain logs")),
+    Fault("wrong port", web("port"), ("8000", "refused", "lain deploy")),
+    Fault("probe answers 500", web("probe-500"), ("500", "/healthz", "lain deploy")),
     Fault(
         "migration fails", (MIGRATE, MIGRATE.replace("none", "migration")), ("migrate", "exit code 7", "column users.age exists already"),
     ),

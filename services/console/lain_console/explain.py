@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lain_console.operations.advance import CRASHES_TO_FAIL
+from lain_console.operations.advance import CRASHES_TO_FAIL, explained
 from lain_console.state import Scene
 from lain_console.wording import age_text, size
 from lain_sdk.api_types import ExplainView, Finding, Severity
 from lain_shared import conditions
-from lain_shared.model.app import AppState, HistoryRecord, Operation, OperationPhase, Outcome
+from lain_shared.model.app import AppState, Failure, HistoryRecord, Operation, OperationKind, OperationPhase, Outcome
 from lain_shared.model.node import Alive, Condition, Node, NodeState, Switch
 from lain_shared.model.pod import LIMITS_REFUSED, Desired, Evidence, PodState, ProcType
 from lain_shared.model.route import RouterState
@@ -38,13 +38,15 @@ REASONS: Mapping[str, tuple[str, str]] = {
         "it used more memory than its limit",
         "give it more: lain scale {app} {proc} --memory 256m (or what it needs)",
     ),
-    "probe_failed": ("its check failed", "is the port or path in lain.yaml right? lain logs {app} {proc} {instance}"),
+    "probe_failed": ("its check failed", "lain logs {app} {proc} {instance}"),
     LIMITS_REFUSED: (
         "its limits could not be changed",
         "ask for more than is in use, or restart it with less: lain scale {app} {proc} --memory …",
     ),
     "start_timeout": ("it took too long to start", "give it a startup probe with more patience"),
 }
+ITS_OWN = frozenset({"exited", "probe_failed", "start_timeout"})
+"""What the program itself did: with its pod gone, what is left of its output is the evidence, and the next step is to mend it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +131,9 @@ def _operation(facts: Facts) -> list[Finding]:
             Finding(
                 Severity.ERROR,
                 f"the {running.kind.value} failed: {running.failure.message}",
-                why="it is going back to what ran before",
+                why=_because(running.failure, "it is going back to what ran before"),
                 evidence=_evidence_lines(running.failure.evidence),
-                next=running.failure.next,
+                next=_after(running.failure, running.app, running.kind, gone=True),
                 proc=running.failure.proc,
                 instance=running.failure.instance,
             )
@@ -176,11 +178,11 @@ def _last(facts: Facts) -> list[Finding]:
         Finding(
             Severity.WARNING if last.outcome is Outcome.ROLLED_BACK else Severity.ERROR,
             f"the last {last.kind.value} failed {ended} ago: {last.failure.message}",
-            why=back,
+            why=_because(last.failure, back),
             evidence=_evidence_lines(last.failure.evidence),
-            next=_advice(last.failure.evidence, last.app, last.failure.proc, last.failure.instance)
-            or last.failure.next
-            or f"lain history {last.app}",
+            next=_after(
+                last.failure, last.app, last.kind, gone=last.outcome is Outcome.ROLLED_BACK or last.parent is None
+            ),
             proc=last.failure.proc,
             instance=last.failure.instance,
         )
@@ -307,7 +309,9 @@ def _judge_pod(facts: Facts, desired: Desired, pod: InstanceStatus) -> Finding |
             return Finding(
                 Severity.WARNING,
                 f"{name} runs and is not ready",
-                why=reason or "its readiness check has not succeeded yet",
+                why=f"{reason}: are port and path in lain.yaml right?"
+                if reason and checked
+                else reason or "its readiness check has not succeeded yet",
                 evidence=(*evidence, *([checked] if checked else [])),
                 next=advice or logs,
             )
@@ -457,10 +461,27 @@ def _evidence_lines(evidence: Evidence | None) -> tuple[str, ...]:
         found.append(evidence.text)
     if evidence.exit_code is not None:
         found.append(f"exit code {evidence.exit_code}")
-    if evidence.probe:
+    if evidence.probe and evidence.probe not in evidence.text:
         found.append(f"check: {evidence.probe}")
     found.extend(f"| {line}" for line in evidence.last_lines[-10:])
     return tuple(found)
+
+
+def _because(failure: Failure, back: str) -> str:
+    reason = REASONS.get(failure.evidence.reason, ("", ""))[0] if failure.evidence is not None else ""
+    return f"{reason}; {back}" if reason else back
+
+
+def _after(failure: Failure, app: str, kind: OperationKind, *, gone: bool) -> str:
+    """The next command after a failure. ``gone``: so is the pod that failed, and its name is that of a good one again."""
+    evidence = failure.evidence
+    if gone and evidence is not None and evidence.reason in ITS_OWN:
+        if kind is OperationKind.DEPLOY:
+            return f"mend it in its repository and commit, then: lain build && lain push && lain deploy {app}"
+        return f"lain history {app}"
+    advice = _advice(evidence, app, failure.proc, failure.instance)
+    itself = failure.next == explained(app)
+    return advice or ("" if itself else failure.next) or f"lain history {app}"
 
 
 def _advice(evidence: Evidence | None, app: str, proc: str = "", instance: int | None = None, node: str = "") -> str:

@@ -151,6 +151,57 @@ def test_a_pod_that_is_not_ready_says_what_is_checked() -> None:
     assert finding.evidence == ("the check is GET /ping on port 8000",)
 
 
+NEVER_READY = Evidence(
+    NOW - 20,
+    "probe_failed",
+    text="not ready: readiness: GET http://172.20.0.9:8000/healthz took longer than 3 s",
+    probe="readiness: GET http://172.20.0.9:8000/healthz took longer than 3 s",
+    last_lines=("listening on 8000",),
+)
+
+
+def test_a_pod_that_never_gets_ready_shows_what_its_check_was_answered_and_its_output() -> None:
+    desired = web(1)
+    desired = replace(desired, template=replace(desired.template, readiness=Probe(ProbeKind.HTTP, 8000, "/healthz")))
+    seen = status(desired, pod(ready=False, evidence=NEVER_READY), phase=ProcPhase.ROLLING)
+    finding = worst(explain(facts((desired, seen), operation=operation(), holder=OperationHolder("c1", 0.0))))
+    assert finding.what == "web-1 runs and is not ready"
+    assert finding.why == "its check failed: are port and path in lain.yaml right?"
+    assert finding.evidence == (NEVER_READY.text, "| listening on 8000", "the check is GET /healthz on port 8000")
+    assert finding.next == "lain logs hello web 1"
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ROLLED_BACK, None], ids=["back", "on its way back"])
+def test_a_release_that_never_got_ready_is_told_when_its_pods_are_gone(outcome: Outcome | None) -> None:
+    failure = Failure("deadline", "web made no progress for 20 s", "web", 1, NEVER_READY, next="lain explain hello")
+    fine = (web(1), status(web(1), pod()))
+    if outcome is None:
+        running = operation(OperationPhase.ROLLING_BACK, failure=failure)
+        view = explain(facts(fine, operation=running, holder=OperationHolder("c1", 0.0)))
+    else:
+        view = explain(facts(fine, history=[replace(record(outcome), failure=failure)]))
+    finding = worst(view)
+    assert "web made no progress for 20 s" in finding.what and finding.why.startswith("its check failed; ")
+    assert finding.evidence == (NEVER_READY.text, "| listening on 8000")
+    command = "lain build && lain push && lain deploy hello"
+    assert finding.next.endswith(f"then: {command}"), "no logs: the pod of that name is a good one again"
+
+
+def test_after_a_failure_that_says_no_more_than_explain_its_history_is_next() -> None:
+    fine = (web(1), status(web(1), pod()))
+    for evidence in (None, Evidence(NOW, "unheard_of")):
+        failure = Failure("deadline", "no progress", "web", 1, evidence, next="lain explain hello")
+        view = explain(facts(fine, history=[replace(record(Outcome.ROLLED_BACK), failure=failure)]))
+        assert worst(view).next == "lain history hello"
+    failure = Failure("deadline", "no progress: no node", "web", 1, next="lainctl node list")
+    view = explain(facts(fine, history=[replace(record(Outcome.ROLLED_BACK), failure=failure)]))
+    assert worst(view).next == "lainctl node list"
+    scaled = replace(
+        record(Outcome.ROLLED_BACK), kind=OperationKind.SCALE, failure=replace(failure, evidence=NEVER_READY)
+    )
+    assert worst(explain(facts(fine, history=[scaled]))).next == "lain history hello"
+
+
 def test_a_controller_that_says_nothing() -> None:
     view = explain(facts((web(1), None)))
     assert "has not taken notice" in worst(view).what and worst(view).severity is Severity.WARNING

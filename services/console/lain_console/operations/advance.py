@@ -383,7 +383,10 @@ def _failure_of(view: View, desired: Desired, status: ProcStatus | None) -> Fail
     if _is_late(view, desired):
         seconds = round(_deadline_seconds(view, desired))
         text = f"{desired.proc} made no progress for {seconds} s: {_what_holds(status)}"
-        return _failure("deadline", text, desired, _worst(status) if status is not None else None)
+        failure = _failure("deadline", text, desired, _worst(status) if status is not None else None)
+        return replace(
+            failure, next=NEXT_OF_PHASE.get(status.phase, failure.next) if status is not None else "lainctl doctor"
+        )
     return None
 
 
@@ -417,6 +420,18 @@ def broken_pods(status: Mapping[str, ProcStatus]) -> tuple[str, ...]:
     )
 
 
+NEXT_OF_PHASE: Mapping[ProcPhase, str] = {
+    ProcPhase.WAITING: "lainctl node list",
+    ProcPhase.PAUSED: "lainctl router list",
+}
+"""Where to look when it is not the app that holds."""
+
+
+def explained(app: str) -> str:
+    """The command that shows a failure with all its evidence."""
+    return f"lain explain {app}"
+
+
 def _failure(code: str, message: str, desired: Desired, instance: InstanceStatus | None) -> Failure:
     return Failure(
         code,
@@ -424,7 +439,7 @@ def _failure(code: str, message: str, desired: Desired, instance: InstanceStatus
         proc=desired.proc,
         instance=instance.instance if instance is not None else None,
         evidence=instance.evidence if instance is not None else None,
-        next=f"lain explain {desired.app}; lain logs {desired.app} {desired.proc} --previous",
+        next=explained(desired.app),
     )
 
 
