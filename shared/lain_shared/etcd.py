@@ -82,6 +82,10 @@ class EtcdStore:
         """For the other halves of etcd's API (``etcd_auth``)."""
         return self._members
 
+    @property
+    def where(self) -> str:
+        return self._members.where
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, key: str) -> Entry | None:

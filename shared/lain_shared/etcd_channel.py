@@ -7,6 +7,7 @@ when it was refused before it was accepted, otherwise it is ``Uncertain``. A per
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import ssl
 from collections.abc import Sequence
@@ -91,6 +92,8 @@ class Member:
         self.avoid_until = 0.0
         self._credentials = credentials
         self._retired: list[tuple[float, grpc.aio.Channel]] = []
+        self.connection = 0
+        """Another number each time it is replaced."""
         self._open()
 
     def _open(self) -> None:
@@ -100,6 +103,7 @@ class Member:
         else:
             self._channel = grpc.aio.secure_channel(target, self._credentials, options=OPTIONS)
         self._callables: dict[str, Any] = {}
+        self.connection += 1
         self.heard()
 
     async def close(self) -> None:
@@ -109,6 +113,10 @@ class Member:
     def heard(self) -> None:
         """The member answered something."""
         self._heard_at = asyncio.get_running_loop().time()
+
+    def heard_on(self, connection: int) -> float:
+        """When (the event loop's time) something was last heard on that connection; long ago if it has been replaced."""
+        return self._heard_at if connection == self.connection else -math.inf
 
     async def call(self, method: str, request: Any, seconds: float) -> Any:
         """One unary attempt. Raises ``Refused``, ``Lost`` or the final ``LainError``."""
@@ -197,6 +205,10 @@ class Members:
         for member in self._members:
             await member.close()
 
+    @property
+    def where(self) -> str:
+        return f"etcd at {', '.join(self._endpoints)}"
+
     def each(self) -> tuple[Member, ...]:
         """Every member, in the order in which they were named."""
         return tuple(self._members)
@@ -233,7 +245,10 @@ class Members:
             except Lost as fault:
                 if not repeatable:
                     raise Uncertain(
-                        "a write to etcd was sent and its fate is unknown", why=str(fault), retry_seconds=1.0
+                        f"a write to {self.where} was sent and its fate is unknown",
+                        why=str(fault),
+                        next="look whether it was done, then try again; if it lasts: lainctl doctor",
+                        retry_seconds=1.0,
                     ) from fault
                 last: Exception = fault
             except Refused as fault:
@@ -272,7 +287,7 @@ class Members:
     def unavailable(self, cause: Exception) -> Unavailable:
         """Nobody answered, and why the last one did not."""
         return Unavailable(
-            f"etcd at {', '.join(self._endpoints)} does not answer",
+            f"{self.where} does not answer",
             why=str(cause),
             next=_next_step(str(cause), tls=self._credentials is not None),
             retry_seconds=1.0,
@@ -285,7 +300,7 @@ def _next_step(said: str, *, tls: bool) -> str:
         return "check that ca.pem, cert.pem and key.pem come from this cluster's authority and are in date"
     if not tls and "Socket closed" in said:
         return "this etcd may speak TLS only: configure the certificate folder"
-    return ""
+    return "lainctl doctor"
 
 
 def pause_after(failures: int) -> float:

@@ -260,5 +260,8 @@ class Mirror(Generic[T]):
     def _require_whole(self) -> None:
         if not self._whole:
             raise NotYetWhole(
-                f"the {self.records.family.name} family has not been read yet", why=self._trouble, retry_seconds=1.0
+                f"{self.records.family.prefix} has not been read from {self.records.store.where} yet",
+                why=self._trouble or "it has not answered so far",
+                next="lainctl doctor",
+                retry_seconds=1.0,
             )

@@ -115,6 +115,10 @@ class Lease:
 class Store(Protocol):
     """What LAIN asks of etcd."""
 
+    @property
+    def where(self) -> str:
+        """What it is and where it is, for people: ``etcd at 10.0.0.1:2379``. Never a secret."""
+
     async def get(self, key: str) -> Entry | None:
         """The key now (a linearizable read), or None."""
 

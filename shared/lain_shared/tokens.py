@@ -178,7 +178,9 @@ class Verifier:
         try:
             jwks, tokens = self._jwks(), self._tokens()
         except LainError as error:
-            raise _nobody_knows(f"{error.message}: {error.why}" if error.why else error.message) from error
+            why = f"{error.message}: {error.why}" if error.why else error.message
+            code = error.error_code if isinstance(error, Unavailable) else None
+            raise _nobody_knows(why, next=error.next, code=code) from error
         if jwks is None or tokens is None:
             raise _nobody_knows("the keys or the list of tokens have not been read yet")
         return jwks, tokens
@@ -232,5 +234,11 @@ def _refused(why: str) -> Unauthenticated:
     return Unauthenticated("the token was refused", why=why, next="lain login --token …")
 
 
-def _nobody_knows(why: str) -> Unavailable:
-    return Unavailable("tokens cannot be checked now", why=why, code="auth_unavailable", retry_seconds=1.0)
+def _nobody_knows(why: str, *, next: str = "", code: str | None = None) -> Unavailable:
+    return Unavailable(
+        "tokens cannot be checked now",
+        why=why,
+        next=next or "lainctl doctor",
+        code=code or "auth_unavailable",
+        retry_seconds=1.0,
+    )

@@ -102,6 +102,10 @@ class MemoryStore:
         self._history = [item for item in self._history if item[0] > self._compacted]
         self._wake()
 
+    @property
+    def where(self) -> str:
+        return "a store in memory"
+
     # --- reading ------------------------------------------------------------------------------------------------------
 
     async def get(self, key: str) -> Entry | None:

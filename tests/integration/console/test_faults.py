@@ -69,8 +69,9 @@ async def test_etcd_away_is_said_and_outlived(fragile: ClusterForConsole, etcd_s
     await eventually(lambda: in_rollout(lain), what="it rolls out")
     etcd_single.members[0].stop()
     for needs_it in (lain.apps(), lain.app("hello"), lain.restart("hello"), lain.register("x")):
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable) as told:
             await needs_it
+        names_etcd(told.value, etcd_single)
     async with Console(lain.url, token="nonsense") as nobody:
         with pytest.raises((Unauthenticated, Unavailable)):
             await nobody.apps()
@@ -84,6 +85,13 @@ async def test_etcd_away_is_said_and_outlived(fragile: ClusterForConsole, etcd_s
     assert steps == [step.text for step in record.steps], "each step once"
 
 
+def names_etcd(told: Unavailable, etcd: Cluster) -> None:
+    """Which part is missing, where it should be, and what next."""
+    said = f"{told.message}: {told.why}"
+    assert "etcd" in said and all(endpoint in said for endpoint in etcd.endpoints), said
+    assert "lainctl doctor" in told.next and told.retry_seconds
+
+
 async def test_a_console_starts_without_etcd_and_lets_nobody_in(
     fragile: ClusterForConsole, etcd_single: Cluster
 ) -> None:
@@ -91,8 +99,11 @@ async def test_a_console_starts_without_etcd_and_lets_nobody_in(
     etcd_single.members[0].stop()
     console = await fragile.console("c1", ready=False)
     async with Console(console.url, token=text) as lain:
-        with pytest.raises(Unavailable, match="tokens cannot be checked now"):
-            await lain.apps()
+        for _ in range(2):  # at once, and when the first answer has failed to come
+            with pytest.raises(Unavailable, match="tokens cannot be checked now") as told:
+                await lain.apps()
+            names_etcd(told.value, etcd_single)
+            await eventually(lambda: "does not answer" in str(console.health.not_ready()), what="it has asked in vain")
         with pytest.raises(LainError):
             await lain.http.get("/readyz")
         assert (await lain.http.get("/healthz"))["status"] == "alive"

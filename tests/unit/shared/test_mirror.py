@@ -65,7 +65,8 @@ async def test_unknown_is_not_empty() -> None:
             assert mirror.why_not_ready == "the store is away"
             with pytest.raises(NotYetWhole) as error:
                 mirror.snapshot()
-            assert "away" in error.value.why
+            assert "away" in error.value.why and error.value.next == "lainctl doctor"
+            assert error.value.message == "/lain/nodes/ has not been read from a store in memory yet"
             with pytest.raises(NotYetWhole):
                 mirror.get("n1")
 

@@ -168,8 +168,9 @@ def test_while_the_list_is_unknown_nobody_passes(issued: Issued) -> None:
         Verifier(lambda: None, lambda: {}),
         Verifier(lambda: issued.jwks, away),
     ):
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable) as told:
             verifier.verify(issued.text)
+        assert told.value.why and told.value.next == "lainctl doctor"
 
 
 ROLES = [

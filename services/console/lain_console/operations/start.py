@@ -132,7 +132,10 @@ class Starter:
                 return await self._write(scene, intent, who, asked_at)
             except LeaseLost as error:
                 raise Unavailable(
-                    "this console lost its hold on etcd", why=error.message, next="try again", retry_seconds=1.0
+                    f"this console lost its hold on {self.state.store.where}",
+                    why=error.message,
+                    next="try again; if it lasts: lainctl doctor",
+                    retry_seconds=1.0,
                 ) from error
             except Conflict as error:
                 log.info("start_conflicted", app=app, attempt=attempt, error=error.message)
