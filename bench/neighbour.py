@@ -25,9 +25,10 @@ from bench.stage.load import Load
 from bench.stage.node import Box, Node
 from bench.stage.order import Look, look
 from bench.stage.truth import Truth
-from lain_shared import keys
+from lain_shared import conditions, keys
 from lain_shared.errors import LainError
 from lain_shared.model.app import Release
+from lain_shared.model.node import ConditionStatus
 from lain_shared.records import Records
 from tests.fixtures.cluster import App, LocalCluster, isolated_cluster
 
@@ -80,12 +81,14 @@ def run(proof: Proof, options: Options) -> None:
     ):
         there = Stage(cluster, Path(folder))
         with Node.of(cluster.container) as node, Truth.of(cluster, node) as truth:
-            hello, noisy = there.app("slow", "hello"), there.app("noisy", "noisy")
+            hello, noisy, past = there.app("slow", "hello"), there.app("noisy", "noisy"), there.app("noisy", "past")
             ground = Ground(proof, there, node, truth, hello, noisy, disk)
             hello.ship()
             hello.commit("the release that runs; the one before is kept")
             hello.ship()
             noisy.ship()
+            past.ship()
+            past.undeploy()
             load, fast = (
                 Load.running(80, [hello.host], rate=rate, path=path, address=truth.address)
                 for rate, path in ((REQUESTS_A_SECOND, "/"), (FAST_A_SECOND, "/fast"))
@@ -93,6 +96,8 @@ def run(proof: Proof, options: Options) -> None:
             with load as hellos, fast as fasts:
                 for kind in NOISE:
                     one_kind(ground, kind, seconds, hellos, fasts)
+                if disk is not None:
+                    above_the_mark(ground, disk, fasts)
 
 
 def one_kind(ground: Ground, kind: str, seconds: float, hellos: Load, fasts: Load) -> None:
@@ -140,6 +145,55 @@ def one_kind(ground: Ground, kind: str, seconds: float, hellos: Load, fasts: Loa
         f"{kind}: p99 {' → '.join(p99)} ms, at once {' → '.join(at_once)}, failed {len(loud.failures)}+{len(fast_loud.failures)}, "
         f"put p99 {' → '.join(put)}, disk {beside.disk:.0f} %, restarted {restarted + moved}, images gone {len(gone)}"
     )
+
+
+def above_the_mark(ground: Ground, disk: Path, fasts: Load) -> None:
+    """The disk is filled by who is no pod, so that it stays above the mark: what nothing goes back to is removed, and only that."""
+    before = in_order(ground)
+    kept, had = kept_images(ground, before), on_node(ground)
+    began = time.time()
+    with filled(disk):
+        wait_for_pressure(ground)
+        has = on_node(ground)
+    after = in_order(ground)
+    case = ground.proof.case("disk above the mark", unit="s")
+    case.add("lain", time.time() - began)
+    case.target("images of kept releases that were there", len(kept & had), at_least=2)
+    case.target("images of kept releases that are gone", len((kept & had) - has), at_most=0)
+    case.target(
+        "images of the app out of service that are left", sum(name.startswith("past@") for name in has), at_most=0
+    )
+    window = fasts.window(began, time.time())
+    case.target(f"failed of {window.requests} requests", len(window.failures), at_most=0)
+    moved = [pod for pod, box in before.pods.items() if pod.startswith("hello.") and _moved(box, after.pods.get(pod))]
+    case.target("pods of the app restarted", len(moved), at_most=0)
+    ground.proof.say(f"disk above the mark: gone {sorted(had - has)}")
+
+
+def wait_for_pressure(ground: Ground) -> None:
+    """Until the agent says so: it has cleared away what it may before it does."""
+    deadline = time.time() + ORDER_SECONDS
+    while time.time() < deadline:
+        for state, _ in ground.truth.picture().all(keys.NODES_STATE).values():
+            told = {one.type: one.status for one in state.conditions}
+            if told.get(conditions.DISK_PRESSURE) is ConditionStatus.TRUE:
+                return
+        time.sleep(0.2)
+    raise TimeoutError("the agent does not say that the disk is above the mark")
+
+
+@contextmanager
+def filled(disk: Path) -> Iterator[None]:
+    """To the middle between the mark and where the disk is called full."""
+    usage = shutil.disk_usage(disk)
+    more = int(usage.total * (HIGH_PERCENT + 5) / 100) - (usage.total - usage.free)
+    strange = disk / "strange"
+    try:
+        with strange.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, max(more, 1))
+        yield
+    finally:
+        strange.unlink(missing_ok=True)
 
 
 def _moved(before: Box, after: Box | None) -> bool:
@@ -216,14 +270,15 @@ def in_order(ground: Ground, *, restarts: bool = False) -> Look:
 
 
 def kept_images(ground: Ground, seen: Look) -> frozenset[str]:
-    """The images of every release that is kept."""
+    """The images of every release that a deployed app can go back to."""
     releases = Records(ground.truth.store, keys.RELEASES, Release)
+    deployed = {app.name for app, _ in seen.picture.all(keys.APPS).values() if app.release is not None}
     found = [
         releases.decode(key, entry.value)
         for key, entry in seen.picture.entries.items()
         if key.startswith(keys.RELEASES.prefix)
     ]
-    return frozenset(proc.template.image for release in found for proc in release.procs)
+    return frozenset(proc.template.image for release in found if release.app in deployed for proc in release.procs)
 
 
 def on_node(ground: Ground) -> frozenset[str]:
