@@ -25,9 +25,11 @@ log = structlog.get_logger()
 CREATE_SECONDS = 3.0
 """How long a member may take to set a watch up."""
 PROGRESS_SECONDS = 3.0
-"""After this much silence the member is asked for a sign of life."""
-SILENCE_SECONDS = 8.0
-"""After this much the stream is given up and another member asked."""
+"""After this much silence of its whole connection a stream asks the member for a sign of life."""
+STREAM_SECONDS = 10.0
+"""After this much of its own it asks though other calls on the connection are answered: a daemon has many watches, and one member."""
+ANSWER_SECONDS = 5.0
+"""A stream that was asked and said nothing for so long is given up, and another member asked."""
 DELETE = 1
 
 
@@ -73,7 +75,7 @@ async def _one_stream(
     try:
         create = etcd_proto.WatchCreateRequest(key=key, range_end=end, start_revision=upcoming, progress_notify=True)
         await _send(call, etcd_proto.WatchRequest(create_request=create))
-        async with aclosing(_answers(call)) as answers:
+        async with aclosing(_answers(call, member)) as answers:
             async for answer in answers:
                 member.heard()
                 if answer.compact_revision:
@@ -110,21 +112,31 @@ async def _require_history(members: Members, key: bytes, end: bytes, revision: i
         await members.read("/etcdserverpb.KV/Range", request)
 
 
-async def _answers(call: Any) -> AsyncGenerator[Any, None]:
+async def _answers(call: Any, member: Member) -> AsyncGenerator[Any, None]:
     """Every answer on the stream; asks for a sign of life when there is none, and gives up (``Lost``) when that is not answered."""
     loop = asyncio.get_running_loop()
-    heard, created = loop.time(), False
+    connection, created = member.connection, False
+    heard = loop.time()
     while True:
+        asked: float | None = None
         reader = asyncio.ensure_future(call.read())
         try:
             while True:
-                limit = heard + (SILENCE_SECONDS if created else CREATE_SECONDS) - loop.time()
-                done, _ = await asyncio.wait({reader}, timeout=max(min(PROGRESS_SECONDS, limit), 0))
-                if done:
-                    break
-                if loop.time() - heard >= (SILENCE_SECONDS if created else CREATE_SECONDS):
+                if not created:
+                    due = heard + CREATE_SECONDS
+                elif asked is not None:
+                    due = asked + ANSWER_SECONDS
+                else:
+                    due = min(heard + STREAM_SECONDS, max(heard, member.heard_on(connection)) + PROGRESS_SECONDS)
+                left = due - loop.time()
+                if left > 0:
+                    if (await asyncio.wait({reader}, timeout=left))[0]:
+                        break
+                elif asked is not None or not created:
                     raise Lost("the member fell silent")
-                await _send(call, etcd_proto.WatchRequest(progress_request=etcd_proto.WatchProgressRequest()))
+                else:
+                    await _send(call, etcd_proto.WatchRequest(progress_request=etcd_proto.WatchProgressRequest()))
+                    asked = loop.time()
         finally:
             if not reader.done():
                 reader.cancel()

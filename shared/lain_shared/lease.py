@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import random
 import time
 from collections.abc import Callable
@@ -335,6 +336,8 @@ class Leadership:
         self.on_lost = on_lost
         self.leader: str | None = None
         """Who led when last heard of (this replica's own id included); None: nobody."""
+        self._clock = clock
+        self._answered_at = -math.inf
         self._service = service
         self._store = store
         self._records = Records(store, keys.LEADER, Leader)
@@ -357,6 +360,11 @@ class Leadership:
     @property
     def is_leader(self) -> bool:
         return bool(self._create_revision) and self._lease.alive
+
+    @property
+    def seconds_since_answer(self) -> float:
+        """Since a question that the store answered was sent. Who leads asks one each third of its lease."""
+        return self._clock() - self._answered_at
 
     def fence(self) -> Expectation:
         """The expectation that every write of this leader carries; raises ``NotLeader`` when it does not lead."""
@@ -428,7 +436,9 @@ class Leadership:
             try:
                 async with asyncio.timeout(self._lease.remaining_seconds):
                     await self._lease.renew()
+                    asked_at = self._clock()
                     entry = await self._store.get(self.key)
+                    self._answered_at = asked_at
             except LeaseLost:
                 return
             except LainError as error:

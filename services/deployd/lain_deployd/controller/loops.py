@@ -26,6 +26,8 @@ DUTY = 0.25
 """Of the processor, at most: while many pods start, each of them has news every few milliseconds."""
 TURN_SECONDS = 1.0
 """How often a share of the apps is planned though nothing changed; each has its turn within ``replan_seconds``."""
+PULSE_SECONDS = 1.0
+"""How often it is seen that the store answers."""
 MANY_PODS = 2_000
 STEP_SECONDS = 2.0
 """A wall clock that moved this much more, or less, than time did was set."""
@@ -52,13 +54,13 @@ class Contact:
         """For how long no node newly counts as lost."""
         return max(self._grace_until - self._clock(), 0.0)
 
-    def made(self) -> None:
-        """The store answered just now."""
+    def made(self, at: float | None = None) -> None:
+        """The store answered just now, or ``at``."""
         now = self._clock()
         if self.overdue:
             self._grace_until = now + self._lease_seconds
             log.warning("store_was_away", seconds=round(now - self._last, 1), grace_seconds=self._lease_seconds)
-        self._last = now
+        self._last = now if at is None else max(self._last, at)
 
 
 class Controller:
@@ -110,7 +112,11 @@ class Controller:
         return min(max(due, 0.0), TURN_SECONDS)
 
     async def pulse(self) -> float | None:
-        """Does the store answer? Asked on every replica, so that whoever leads next knows of an outage."""
+        """Does the store answer? Asked on every replica, so that whoever leads next knows of an outage. Who leads asks it anyway."""
+        ago = self._leadership.seconds_since_answer
+        if ago < PULSE_SECONDS:
+            self._contact.made(self._steady() - ago)
+            return None
         await self._store.get(self._leadership.key)
         self._contact.made()
         return None
@@ -180,5 +186,5 @@ def make_loops(controller: Controller, metrics: LoopMetrics | None = None) -> tu
     metrics = metrics or LoopMetrics()
     return (
         Loop("controller", controller.one_pass, max_backoff_seconds=1.0, duty=DUTY, metrics=metrics),
-        Loop("pulse", controller.pulse, resync_seconds=1.0, max_backoff_seconds=1.0, metrics=metrics),
+        Loop("pulse", controller.pulse, resync_seconds=PULSE_SECONDS, max_backoff_seconds=1.0, metrics=metrics),
     )
