@@ -19,7 +19,7 @@ from lain_cli.render import Progress, Screen, to_json
 from lain_shared.errors import Invalid, LainError, NotFound
 
 if TYPE_CHECKING:
-    from lain_sdk.client import Console, Deployd
+    from lain_sdk.client import Agent, Console, Deployd
     from lain_sdk.manifest import Manifest
 
 T = TypeVar("T")
@@ -113,6 +113,17 @@ class Run:
             async with Deployd(self._url("deployd"), token=self.phase.token or None, ca=ca) as client:
                 yield client
 
+    @asynccontextmanager
+    async def agent(self, url: str) -> AsyncIterator[Agent]:
+        """A connected client of an agent, at the address that it gives itself."""
+        from lain_sdk.client import Agent  # noqa: PLC0415 - help pages do not pay for it
+
+        with self.ca_file() as ca:
+            async with Agent(
+                self._safe(url, "give it a certificate: LAIN_AGENT_TLS_DIR"), token=self.phase.token or None, ca=ca
+            ) as client:
+                yield client
+
     def ca_file(self) -> _CaFile:
         """The phase's CA as a file, for as long as it is needed; None when the system's CAs decide."""
         return _CaFile(self.phase)
@@ -124,10 +135,14 @@ class Run:
                 f"phase {self.phase.name} has no address of {service}",
                 next=f"lain config save {self.phase.name} {service} https://HOST:PORT", code="phase_incomplete",
             )  # fmt: skip
+        return self._safe(url, f"lain config save {self.phase.name} {service} https://…")
+
+    def _safe(self, url: str, next: str) -> str:
+        """``url``, unless the token would be sent to it in clear over a network."""
         if url.startswith("http://") and not re.match(r"http://(127\.|localhost[:/]|localhost$|\[::1\])", url):
             raise Invalid(
                 f"phase {self.phase.name} would send its token to {url} in clear",
-                next=f"lain config save {self.phase.name} {service} https://…", code="insecure_url",
+                next=next, code="insecure_url",
             )  # fmt: skip
         return url
 

@@ -75,6 +75,7 @@ LAINCTL_SECTIONS: Mapping[str, Section] = {
         "node": (_C + "cluster:node", "Nodes: list, inspect."),
         "switch": (_C + "cluster:switch", "Switches: readonly, maintenance, guard, breaker."),
         "router": (_C + "cluster:router", "Routers: what they have applied; forget one."),
+        "volume": (_C + "volumes:volume", "Volumes: what is on a node; give up what is lost."),
         "token": (_C + "cluster:token", "Tokens: create, list, revoke."),
         "bootstrap": ("lain_cli.bootstrap.commands:bootstrap", "Make a cluster's CA, certificates and first token."),
     },

@@ -39,6 +39,7 @@ from lain_sdk.api_types import (
     VersionsView,
     WhoamiView,
 )
+from lain_shared.agent_views import LossView, NodeVolume
 from lain_shared.deployd_views import AssignmentView, NodeView, PodView, RouterView, WhyView
 from lain_shared.errors import NotFound, Unavailable
 from lain_shared.http_client import HttpClient
@@ -408,6 +409,17 @@ class Deployd(_Client):
 
     async def forget_router(self, router: str) -> None:
         await self.http.delete(_path("routers", router))
+
+
+class Agent(_Client):
+    """The API of one node's agent, for operators. Its address: ``NodeView.alive.agent_url``."""
+
+    async def volumes(self) -> tuple[NodeVolume, ...]:
+        return await self._get("/api/v1/volumes/", tuple[NodeVolume, ...])
+
+    async def confirm_loss(self, volume: str) -> LossView:
+        """Give up the data of an instance that is gone from the node's disk: it may start with none."""
+        return await self._send("POST", _path("volumes", volume, "confirm-loss"), LossView)
 
 
 def _path(*parts: str) -> str:

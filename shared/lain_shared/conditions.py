@@ -228,7 +228,7 @@ ADVICE: Mapping[str, Advice] = {
         "data that was there is gone from its disk",
         "the instance is not started without it, until it is back or given up",
         "ls /var/lib/lain/volumes; mount | grep /var/lib/lain",
-        then="is its disk mounted? Restore it from a backup, or give it up: POST /api/v1/volumes/INSTANCE/confirm-loss/ at the agent",
+        then="is its disk mounted? Restore it from a backup, or let it start empty: lainctl volume confirm-loss NODE VOLUME",
     ),
     RECORDS_UNREADABLE: Advice(
         "its agent cannot read what it was told to run",

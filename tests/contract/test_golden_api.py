@@ -15,7 +15,7 @@ import msgspec
 import pytest
 
 from lain_sdk import api_types
-from lain_shared import deployd_views, platform_view
+from lain_shared import agent_views, deployd_views, platform_view
 from lain_shared.model.app import HistoryRecord
 from lain_shared.model.node import Drain, Node, Switch
 from lain_shared.model.status import ProcStatus
@@ -27,7 +27,7 @@ ANSWERS: tuple[type[Any], ...] = (
     api_types.AppView, api_types.ProcView, api_types.PlanView, api_types.Accepted, api_types.OperationView,
     api_types.ReleaseView, api_types.EnvView, api_types.ExplainView, api_types.IssuedToken, api_types.TokenView,
     deployd_views.NodeView, deployd_views.PodView, deployd_views.AssignmentView, deployd_views.WhyView,
-    deployd_views.RouterView, platform_view.PlatformView,
+    deployd_views.RouterView, platform_view.PlatformView, agent_views.NodeVolume, agent_views.LossView,
     HistoryRecord, ProcStatus, Node, Drain, Switch,
 )  # fmt: skip
 HAND_MADE: Mapping[type[Any], Any] = {

@@ -27,7 +27,10 @@ REASONS: Mapping[str, tuple[str, str]] = {
         "the node could not reach the registry",
         "lainctl doctor says whether the registry runs; the node tries again by itself",
     ),
-    "volume_missing": ("its volume is not on the node", "restore it from a backup, or confirm that it may start empty"),
+    "volume_missing": (
+        "its volume is not on the node",
+        "restore it from a backup, or let it start empty: lainctl volume confirm-loss {node} {app}.{proc}-{instance}",
+    ),
     "engine_error": ("Docker refused", "read what it said; if it is the node's fault: lainctl node inspect {node}"),
     "exited": ("the program ended", "lain logs {app} {proc} {instance} --previous"),
     "disk_full": (

@@ -202,6 +202,15 @@ def test_after_a_failure_that_says_no_more_than_explain_its_history_is_next() ->
     assert worst(explain(facts(fine, history=[scaled]))).next == "lain history hello"
 
 
+def test_a_volume_that_is_gone_names_the_command_that_gives_it_up() -> None:
+    lost = Evidence(NOW, "volume_missing", text="the data of hello.db-1 was on this node and is gone")
+    desired = proc("db")
+    seen = status(desired, pod(state=PodState.FAILED, ready=False, evidence=lost), phase=ProcPhase.ROLLING)
+    finding = worst(explain(facts((desired, seen))))
+    assert finding.what == "db-1 cannot start" and finding.why == "its volume is not on the node"
+    assert finding.next.endswith("let it start empty: lainctl volume confirm-loss n1 hello.db-1")
+
+
 def test_a_controller_that_says_nothing() -> None:
     view = explain(facts((web(1), None)))
     assert "has not taken notice" in worst(view).what and worst(view).severity is Severity.WARNING

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
@@ -16,6 +15,7 @@ from lain_deployd.agent.engine import Engine
 from lain_deployd.agent.keeper import Keeper
 from lain_deployd.agent.loops import NodeReport
 from lain_shared import keys
+from lain_shared.agent_views import LossView, NodeVolume
 from lain_shared.errors import Invalid, LainError, NotFound
 from lain_shared.http_server import Api, principal, query, reply, require_websocket
 from lain_shared.json_fields import QueryFlag, QueryNumber, QueryWhole
@@ -58,23 +58,6 @@ class ExecSchema(Schema):
 
     cmd = fields.List(fields.Str(validate=validate.Length(1, 1000)), required=True, validate=validate.Length(1, 50))
     tty = QueryFlag(load_default=False)
-
-
-@dataclass(frozen=True, slots=True)
-class VolumeView:
-    """The data of one instance on this node."""
-
-    name: str
-    path: str
-    missing: bool
-
-
-@dataclass(frozen=True, slots=True)
-class LossView:
-    """The data of one instance is lost, and somebody said so."""
-
-    volume: str
-    confirmed: bool = True
 
 
 @api.get("/api/v1/pods/", access=Access.DAEMON, summary="The pods of this node, as seen now", response=list[Observed])
@@ -142,14 +125,14 @@ async def exec_(request: web.Request) -> web.StreamResponse:
 
 
 @api.get(
-    "/api/v1/volumes/", access=Access.DAEMON, summary="Instances with data on this node", response=list[VolumeView]
+    "/api/v1/volumes/", access=Access.DAEMON, summary="Instances with data on this node", response=list[NodeVolume]
 )
 async def list_volumes(request: web.Request) -> web.Response:
     node = request.app[NODE]
     missing = await node.look_at_volumes()
     return reply(
         [
-            VolumeView(name, str(volumes.path_of(name, node.root)), name in missing)
+            NodeVolume(name, str(volumes.path_of(name, node.root)), name in missing)
             for name in request.app[KEEPER].saved.volumes
         ]
     )

@@ -51,7 +51,7 @@ def require(assignment: Assignment, root: Path, known: Iterable[str]) -> None:
     if not here.is_dir() or not any(child.name != NO_DATA for child in here.iterdir()):
         raise VolumeMissing(
             f"the data of {name} was on this node and is gone from {here}",
-            next=f"restore {here}, or confirm the loss: POST /api/v1/volumes/{name}/confirm-loss/ on this node's agent",
+            next=f"restore {here}, or let it start empty: lainctl volume confirm-loss NODE {name}",
         )
 
 
