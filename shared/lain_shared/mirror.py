@@ -1,7 +1,9 @@
 """A key family in memory: whole, or not yet. Lists decide, watches hurry.
 
 List at revision R, watch from R + 1; list again when history was compacted, the watch ended, or nothing (not even a sign of life) came
-for ``silence_seconds``; and in full every ``resync_seconds``, because etcd 3.4 before 3.4.36 can lose watch events. What is known is kept
+for ``silence_seconds``. Because etcd 3.4 before 3.4.36 can lose watch events, every ``resync_seconds`` what changed since the last list is
+read by one range and the keys are counted: together that is what a whole list would say, and a family at rest costs next to nothing. Only
+when that is not what the watch told, and every ``FULL_EVERY`` times, the family is listed in full and watched anew. What is known is kept
 while the store is away: unknown is not empty.
 """
 
@@ -25,6 +27,8 @@ T = TypeVar("T")
 log = structlog.get_logger()
 
 MAX_BACKOFF_SECONDS = 1.0
+FULL_EVERY = 10
+"""A store that was restored from a backup, and has gone on since, is the same by revisions and count and yet another."""
 
 
 class NotYetWhole(Unavailable):
@@ -64,6 +68,8 @@ class Mirror(Generic[T]):
         self._stored: dict[str, Stored[T]] = {}
         self._whole = False
         self._revision = 0
+        self._listed = 0
+        """Up to this revision the memory is what the store itself listed, whatever a watch may have lost."""
         self._stopped = asyncio.Event()
         self._synced = asyncio.Event()
         self._advanced = asyncio.Event()
@@ -118,15 +124,11 @@ class Mirror(Generic[T]):
         One range above the known revision plus a count of the keys; a differing count (something was deleted) lists in full. Raises
         ``Unavailable`` and the like: the snapshot is then as it was.
         """
-        since = self._revision
-        if self._whole:
-            listing, count = await self.records.store.list_since(self.prefix, since)
-            kept = {key: entry for key, entry in self._entries.items() if entry.mod_revision <= since}
-            kept.update((entry.key, entry) for entry in listing.entries)
-            if len(kept) == count and listing.revision >= since:
-                self._take(Listing(listing.revision, tuple(kept.values())), since)
-                return self._revision
-        self._take(await self.records.store.list(self.prefix), since)
+        known = self._revision
+        if self._whole and (listing := await self._read_since(known)) is not None:
+            self._take(listing, known)
+        else:
+            self._take(await self.records.store.list(self.prefix), known, listed=True)
         return self._revision
 
     async def run(self) -> None:
@@ -140,8 +142,8 @@ class Mirror(Generic[T]):
     async def _follow(self) -> None:
         while True:
             try:
-                since = self._revision
-                self._take(await self.records.store.list(self.prefix), since)
+                known = self._revision
+                self._take(await self.records.store.list(self.prefix), known, listed=True)
                 self._recover()
                 await self._watch()
             except Compacted:
@@ -151,26 +153,54 @@ class Mirror(Generic[T]):
                 await asyncio.sleep(self._backoff())
 
     async def _watch(self) -> None:
-        """Follow the watch until a full resync is due, or nothing was heard for too long."""
-        began = time.monotonic()
-        resync_at = began + self._resync_seconds * (0.9 + random.random() / 5)  # noqa: S311 - jitter
+        """Follow the watch until a resync finds what it had not told, a full one is due, or nothing was heard for too long."""
+        heard = time.monotonic()
+        resync_at, resyncs = heard + self._until_resync(), 1
         watch = self.records.store.watch(self.prefix, start_revision=self._revision + 1)
         async with aclosing(watch) as batches:
-            while True:
-                now = time.monotonic()
-                silent_at = max(self.last_heard, began) + self._silence_seconds
-                try:
-                    async with asyncio.timeout(min(resync_at, silent_at) - now):
-                        batch = await anext(batches)
-                except TimeoutError:
-                    if silent_at < resync_at:
+            upcoming = asyncio.ensure_future(anext(batches, None))
+            try:
+                while True:
+                    silent_at = heard + self._silence_seconds
+                    left = min(resync_at, silent_at) - time.monotonic()
+                    if left > 0:
+                        if not (await asyncio.wait({upcoming}, timeout=left))[0]:
+                            continue
+                        if (batch := upcoming.result()) is None:
+                            return
+                        upcoming = asyncio.ensure_future(anext(batches, None))
+                        heard = time.monotonic()
+                        self._heard()
+                        if batch.items:
+                            self._apply(batch.items)
+                    elif silent_at < resync_at:
                         log.warning("watch_silent", mirror=self.name, seconds=self._silence_seconds)
-                    return
-                except StopAsyncIteration:
-                    return
-                self._heard()
-                if batch.items:
-                    self._apply(batch.items)
+                        return
+                    elif resyncs == FULL_EVERY or not await self._resync():
+                        return
+                    else:
+                        resync_at, resyncs = time.monotonic() + self._until_resync(), resyncs + 1
+            finally:
+                upcoming.cancel()
+                await asyncio.gather(upcoming, return_exceptions=True)
+
+    def _until_resync(self) -> float:
+        return self._resync_seconds * (0.9 + random.random() / 5)  # noqa: S311 - jitter
+
+    async def _resync(self) -> bool:
+        """Make sure that the watch lost nothing since the last list. False: it did, or that cannot be told."""
+        known = self._revision
+        listing = await self._read_since(self._listed)
+        return listing is not None and listing.revision >= known and not self._take(listing, known, listed=True)
+
+    async def _read_since(self, since: int) -> Listing | None:
+        """What the store holds: what changed after ``since``, upon what was known then. None when the count of keys says otherwise."""
+        listing, count = await self.records.store.list_since(self.prefix, since)
+        kept = {key: entry for key, entry in self._entries.items() if entry.mod_revision <= since}
+        kept.update((entry.key, entry) for entry in listing.entries)
+        if len(kept) != count or listing.revision < since:
+            return None
+        return Listing(listing.revision, tuple(kept.values()))
 
     def _backoff(self) -> float:
         limit = min(0.05 * 2.0 ** min(self._failures, 16), MAX_BACKOFF_SECONDS)
@@ -191,24 +221,30 @@ class Mirror(Generic[T]):
 
     # --- what is known ------------------------------------------------------------------------------------------------
 
-    def _take(self, listing: Listing, since: int) -> None:
-        """Make the memory equal to ``listing``, which was asked for when the memory stood at ``since``."""
+    def _take(self, listing: Listing, known: int, *, listed: bool = False) -> bool:
+        """Make the memory equal to ``listing``, asked for when the memory stood at ``known``; whether that changed anything.
+
+        ``listed``: what it says was all listed by the store, nothing of it only told by a watch.
+        """
         self._heard()
-        if listing.revision < since:
-            log.warning("store_went_back", mirror=self.name, known_revision=since, revision=listing.revision)
+        if listing.revision < known:
+            log.warning("store_went_back", mirror=self.name, known_revision=known, revision=listing.revision)
         elif listing.revision < self._revision:
-            return  # the memory advanced while the list was under way
+            return False  # the memory advanced while the list was under way
+        if listed:
+            self._listed = listing.revision
         now_there = {entry.key: entry for entry in listing.entries}
         changed = self._drop(self._entries.keys() - now_there.keys())
         for key, entry in now_there.items():
-            known = self._entries.get(key)
-            if known is None or known.mod_revision != entry.mod_revision or known.value != entry.value:
+            held = self._entries.get(key)
+            if held is None or held.mod_revision != entry.mod_revision or held.value != entry.value:
                 self._learn(entry)
                 changed = True
         first = not self._whole
         self._whole = True
         self._synced.set()
         self._advance(listing.revision, changed=changed or first)
+        return changed
 
     def _apply(self, changes: Iterable[Change]) -> None:
         changed = False

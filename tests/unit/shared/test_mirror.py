@@ -36,6 +36,8 @@ class Forgetful(MemoryStore):
     denied = False
     compacted = False
     lists = 0
+    watches = 0
+    lost = 0
 
     async def list(self, prefix: str) -> Listing:
         if self.denied:
@@ -44,6 +46,7 @@ class Forgetful(MemoryStore):
         return await super().list(prefix)
 
     async def watch(self, prefix: str, *, start_revision: int) -> AsyncGenerator[Changes, None]:
+        self.watches += 1
         async with aclosing(super().watch(prefix, start_revision=start_revision)) as batches:
             async for batch in batches:
                 if self.silent:
@@ -51,7 +54,9 @@ class Forgetful(MemoryStore):
                 if self.compacted and batch.items:
                     self.compacted = False
                     raise Compacted("history is gone")
-                if not (self.losing and batch.items):
+                if self.losing and batch.items:
+                    self.lost += len(batch.items)
+                else:
                     yield batch
 
 
@@ -174,6 +179,53 @@ async def test_events_the_watch_lost_are_found_by_the_resync() -> None:
         await records.put(Node("a", "1"), "a")
         await records.delete("gone")
         await eventually(lambda: names(mirror) == {"a"}, what="the resync repairs it")
+
+
+async def test_a_family_at_rest_is_not_listed_again_and_its_watch_stands() -> None:
+    store = Forgetful()
+    records = nodes(store)
+    await records.put(Node("a", "1"), "a")
+    mirror = Mirror(records, resync_seconds=0.01)
+    async with running(mirror):
+        await mirror.wait_whole()
+        for elsewhere in range(3):
+            revision = await store.put("/lain/elsewhere/x", b"%d" % elsewhere)
+            await mirror.wait_until(revision)  # resyncs alone can bring this
+        assert (store.lists, store.watches) == (1, 1)
+        await eventually(lambda: store.lists > 1, what="now and then it is")
+        await mirror.wait_until(await records.put(Node("b", "1"), "b"))
+        assert names(mirror) == {"a", "b"}
+
+
+@pytest.mark.parametrize("later", ["put", "delete", "catch_up", "nothing"])
+async def test_what_a_watch_lost_is_found_though_more_was_told_since(later: str) -> None:
+    store = Forgetful()
+    records = nodes(store)
+    for name in ("gone", "changed", "other"):
+        await records.put(Node(name, "1"), name)
+    mirror = Mirror(records, resync_seconds=0.2)
+    async with running(mirror):
+        await mirror.wait_whole()
+        store.losing = True
+        await records.delete("gone")
+        await records.put(Node("changed", "2"), "changed")
+        await eventually(lambda: store.lost == 2, what="the watch loses both")
+        store.losing = False
+        match later:
+            case "put":
+                await records.put(Node("more", "1"), "more")
+            case "delete":
+                await records.delete("other")
+            case "catch_up":
+                await mirror.catch_up()
+            case _:
+                pass
+
+        def found() -> bool:
+            changed = mirror.get("changed")
+            return "gone" not in names(mirror) and changed is not None and changed.value.address == "2"
+
+        await eventually(found, what="the resync repairs it")
 
 
 async def test_silence_is_listed_anew() -> None:
