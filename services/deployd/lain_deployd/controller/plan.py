@@ -7,10 +7,10 @@ has said that it sends it nothing new; what cannot be read, and the pods of node
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
-from lain_deployd.controller import rollout, status
+from lain_deployd.controller import pace, rollout, status
 from lain_deployd.controller.actions import Action, DropEndpoints, DropStatus, PutEndpoints, PutStatus
 from lain_deployd.controller.draft import READY, Proc
 from lain_deployd.controller.view import AppView, Cluster, ProcMemory, earliest
@@ -39,23 +39,42 @@ def plan_app(view: AppView, cluster: Cluster, memory: Mapping[str, ProcMemory]) 
     for proc in procs.values():
         rollout.plan(proc)
     _give_routes(view, procs)
-    routed: list[Action] = []
-    ordered: list[Action] = []
-    statuses: list[Action] = []
-    for proc in procs.values():
-        for action in proc.actions():
-            (routed if isinstance(action, PutEndpoints | DropEndpoints) else ordered).append(action)
-        if proc.finished:
-            if proc.view.status_revision:
-                statuses.append(DropStatus(proc.view.app, proc.view.proc, proc.view.status_revision))
-        elif (after := status.build(proc)) is not None and after != proc.view.status:
-            statuses.append(PutStatus(after, proc.view.status_revision))
-    return AppPlan(
-        (*routed, *ordered, *statuses),  # a route that moves between procs does so in one transaction, the first
-        {name: _memory(proc) for name, proc in procs.items() if not proc.finished},
-        earliest(at for proc in procs.values() for at in proc.wake if at > cluster.now),
-        frozenset(wait for proc in procs.values() for wait in proc.waits),
-    )
+    changes = {name: tuple(_changes(proc)) for name, proc in procs.items()}
+    remembered = {
+        name: _memory(proc, cluster.now if changes[name] else proc.memory.told_at)
+        for name, proc in procs.items()
+        if not proc.finished
+    }
+    wake_at = earliest(at for proc in procs.values() for at in proc.wake if at > cluster.now)
+    waits = frozenset(wait for proc in procs.values() for wait in proc.waits)
+    changing = [proc for name, proc in procs.items() if changes[name]]
+    if changing and all(pace.can_wait(proc, changes[proc.view.proc]) for proc in changing):
+        due = min(proc.memory.told_at for proc in changing) + pace.GATHER_SECONDS
+        if cluster.now < due <= cluster.now + pace.GATHER_SECONDS:
+            unchanged = {name: _memory(proc, proc.memory.told_at) for name, proc in procs.items()}
+            return AppPlan((), unchanged, earliest((due, wake_at)), waits)
+    actions = sorted((action for each in changes.values() for action in each), key=_turn)
+    return AppPlan(tuple(actions), remembered, wake_at, waits)
+
+
+def _changes(proc: Proc) -> Iterator[Action]:
+    yield from proc.actions()
+    if proc.finished:
+        if proc.view.status_revision:
+            yield DropStatus(proc.view.app, proc.view.proc, proc.view.status_revision)
+    elif (after := status.build(proc)) is not None and after != proc.view.status:
+        yield PutStatus(after, proc.view.status_revision)
+
+
+def _turn(action: Action) -> int:
+    """Endpoints of all procs first: a route that moves between them does so in one transaction. Then orders, then what people are told."""
+    match action:
+        case PutEndpoints() | DropEndpoints():
+            return 0
+        case PutStatus() | DropStatus():
+            return 2
+        case _:
+            return 1
 
 
 def _remember(memory: ProcMemory, revision: int, now: float) -> ProcMemory:
@@ -64,9 +83,9 @@ def _remember(memory: ProcMemory, revision: int, now: float) -> ProcMemory:
     return replace(memory, endpoints=(revision, now))
 
 
-def _memory(proc: Proc) -> ProcMemory:
+def _memory(proc: Proc, told_at: float) -> ProcMemory:
     seen = frozenset(pod.key for pod in proc.pods if pod.there and proc.was_seen(pod))
-    return ProcMemory(proc.leaving, proc.memory.endpoints, seen, proc.unseen, proc.ahead)
+    return ProcMemory(proc.leaving, proc.memory.endpoints, seen, proc.unseen, proc.ahead, told_at)
 
 
 def _give_routes(view: AppView, procs: Mapping[str, Proc]) -> None:

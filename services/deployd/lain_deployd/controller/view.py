@@ -174,6 +174,8 @@ class ProcMemory:
     """Pods told to stop of which their node, though it is there, never spoke → since when."""
     ahead: Mapping[PodKey, float] = field(default_factory=dict)
     """Pods that are ready since a time that is still to come, by a clock ahead of ours → since when this leader knows."""
+    told_at: float = 0.0
+    """When something about it was last to be written."""
 
 
 def earliest(times: Iterable[float | None]) -> float | None:

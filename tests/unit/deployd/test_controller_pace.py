@@ -1,0 +1,112 @@
+"""What nobody waits for is written together: of many pods, not each makes every router change its table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from lain_deployd.controller.pace import GATHER_SECONDS
+from lain_shared import keys
+from lain_shared.model.pod import PodState
+from lain_shared.model.status import ProcPhase
+from tests.unit.deployd.simulation import World, desired, template
+
+STEP_SECONDS = 0.01
+
+
+def starting(instances: int) -> World:
+    """All run, none is ready: ``slow`` pods are ready when a test says so."""
+    world = World()
+    world.want(desired(instances=instances, template=template("slow")))
+    for _ in range(10):
+        world.one_pass(), world.agents()
+    world.now += 2 * GATHER_SECONDS
+    world.one_pass()
+    assert [seen.state for _, seen, _ in world.all(keys.OBSERVED)] == [PodState.RUNNING] * instances
+    return world
+
+
+def make_ready(world: World, instance: int) -> None:
+    """Its agent says that it is ready."""
+    for (node, pod), seen, _ in list(world.all(keys.OBSERVED)):
+        if seen.instance == instance:
+            world.put(keys.OBSERVED.key(node, pod), replace(seen, ready=True, ready_at=world.now))
+
+
+def routed(world: World) -> list[int]:
+    found = world.get(keys.ENDPOINTS, "hello", "web")
+    return [] if found is None else [endpoint.instance for endpoint in found.ready]
+
+
+def test_the_first_is_routed_at_once_and_so_is_the_last() -> None:
+    world = starting(3)
+    make_ready(world, 2)
+    world.one_pass()
+    assert routed(world) == [2]
+    world.now += STEP_SECONDS
+    make_ready(world, 1)
+    assert world.one_pass() == 0, "another serves, and a third is still to come"
+    make_ready(world, 3)
+    world.one_pass()
+    assert routed(world) == [1, 2, 3]
+
+
+def test_what_waits_is_written_when_its_time_has_come_though_nothing_else_happens() -> None:
+    world = starting(3)
+    make_ready(world, 1)
+    world.one_pass()
+    began = world.now
+    world.now += STEP_SECONDS
+    make_ready(world, 2)
+    assert world.one_pass() == 0
+    assert world.wake_at == began + GATHER_SECONDS
+    world.now = world.wake_at
+    world.one_pass()
+    assert routed(world) == [1, 2]
+
+
+def test_thirty_that_are_ready_one_after_the_other_are_few_writes() -> None:
+    world = starting(30)
+    before, began = world.writes, world.now
+    for instance in range(1, 31):
+        make_ready(world, instance)
+        world.one_pass(), world.step_routers()
+        world.now += 5 * STEP_SECONDS
+    world.one_pass()
+    assert world.status().phase is ProcPhase.STABLE
+    assert world.writes - before <= 2 * (2 + (world.now - began) / GATHER_SECONDS) + 2
+
+
+def test_what_got_worse_is_told_at_once() -> None:
+    world = starting(3)
+    for instance in (1, 2):
+        make_ready(world, instance)
+    world.one_pass()
+    world.now += STEP_SECONDS
+    ((node, pod), seen, _) = next(iter(world.all(keys.OBSERVED)))
+    world.put(keys.OBSERVED.key(node, pod), replace(seen, ready=False, ready_at=None))
+    world.one_pass()
+    assert routed(world) == [2]
+
+
+def test_a_pod_that_another_waits_for_is_routed_at_once() -> None:
+    world = World()
+    world.want(desired(instances=2))
+    world.settle()
+    world.want(desired(instances=2, release=2, template=template("good2")))
+    at: list[float] = []
+    while world.status().phase is not ProcPhase.STABLE or world.status().release != 2:
+        world.one_pass(), world.agents(), world.step_routers()
+        world.now += STEP_SECONDS
+        at.append(world.now)
+    assert len(at) * STEP_SECONDS < GATHER_SECONDS, "two pods, one after the other, in steps of a hundredth of a second"
+
+
+def test_a_new_leader_writes_what_its_predecessor_held_back() -> None:
+    world = starting(3)
+    make_ready(world, 1)
+    world.one_pass()
+    make_ready(world, 2)
+    assert world.one_pass() == 0
+    world.one_pass(cut_after=0)
+    world.one_pass()
+    assert routed(world) == [1, 2]
