@@ -110,3 +110,23 @@ def test_a_new_leader_writes_what_its_predecessor_held_back() -> None:
     world.one_pass(cut_after=0)
     world.one_pass()
     assert routed(world) == [1, 2]
+
+
+def test_many_that_are_gone_one_after_the_other_are_few_writes() -> None:
+    world = World()
+    world.want(desired(instances=20))
+    world.settle()
+    world.unwant("hello", "web")
+    while any(order.run for _, order in world.pods()):
+        world.one_pass(), world.step_routers()
+    before, began = world.writes, world.now
+    for node, order in world.pods():
+        world.delete(keys.OBSERVED.key(node, str(order.pod)))
+        world.one_pass(), world.step_routers()
+        world.now += 5 * STEP_SECONDS
+    world.one_pass()
+    assert world.pods() == [] and world.get(keys.STATUS, "hello", "web") is None
+    passes = 2 + (world.now - began) / GATHER_SECONDS
+    assert world.writes - before - 20 <= 2 * passes + 2, (
+        "each pod's order is taken away; the rest is told in few passes"
+    )

@@ -1,14 +1,14 @@
-"""What nobody waits for is written together. While many pods of a proc start, each is ready at a moment of its own, and each write of
-``endpoints`` makes every router change its table and answer. Pure.
+"""What nobody waits for is written together. While many pods of a proc start, each is ready at a moment of its own, and while many stop,
+each is gone at one; and each write of ``endpoints`` makes every router change its table and answer. Pure.
 
-The first ready pod, the last one, and whatever a pod waits for that is to leave are written at once; so is what got worse.
+The first ready pod and the last one, the last that is gone, whatever another pod waits for, and what got worse are written at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lain_deployd.controller.actions import Action, PutEndpoints, PutStatus
+from lain_deployd.controller.actions import Action, DropAssignment, PutEndpoints, PutStatus
 from lain_deployd.controller.draft import Proc
 from lain_shared.model.status import ProcPhase
 
@@ -17,10 +17,10 @@ GATHER_SECONDS = 0.5
 
 
 def can_wait(proc: Proc, changes: Sequence[Action]) -> bool:
-    """Whether all that changes of ``proc`` is that some of its pods got further, and others of them are still to."""
+    """Whether all that changes of ``proc`` is that some of its pods are ready, or gone, and more of them will be."""
     for change in changes:
         match change:
-            case PutEndpoints():
+            case PutEndpoints() | DropAssignment():
                 pass
             case PutStatus(after):
                 before = proc.view.status
@@ -32,16 +32,24 @@ def can_wait(proc: Proc, changes: Sequence[Action]) -> bool:
                     )
             case _:
                 return False
-    alone = all(pod.there and proc.keepers.get(pod.instance) is pod for pod in proc.pods)
-    return alone and not all(pod.ready for pod in proc.pods) and _only_more(proc)
+    there = [pod for pod in proc.pods if pod.there]
+    if any(pod.runs and proc.keepers.get(pod.instance) is not pod for pod in there):
+        return False
+    return any(not pod.ready or not pod.runs for pod in there) and _only_more_or_gone(proc)
 
 
-def _only_more(proc: Proc) -> bool:
-    """Its endpoints stay, or pods join others that are routed already."""
+def _only_more_or_gone(proc: Proc) -> bool:
+    """Of its endpoints, some join others that are routed already; some that were draining are no more; the rest stays."""
     before, after = proc.view.endpoints, proc.endpoints
     if before is None or after is None:
         return before is after
-    rest = (before.routes, before.port, before.proxy, before.release, before.suspect, before.draining)
-    if rest != (after.routes, after.port, after.proxy, after.release, after.suspect, after.draining):
+    if (before.routes, before.port, before.proxy, before.suspect) != (
+        after.routes,
+        after.port,
+        after.proxy,
+        after.suspect,
+    ):
+        return False
+    if not {*after.draining} <= {*before.draining}:
         return False
     return after.ready == before.ready or (bool(before.ready) and {*before.ready} <= {*after.ready})
