@@ -438,3 +438,15 @@ async def test_a_fake_engine_forgets_events_over_its_restart() -> None:
     engine.restart(live_restore=False)
     found = await engine.container(container)
     assert found is not None and found.state is ContainerState.EXITED and not await engine.recent_events(1)
+
+
+async def test_a_tcp_probe_reaches_who_listens_and_says_who_does_not() -> None:
+    server = await asyncio.start_server(lambda _reader, writer: writer.close(), "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    target = Target(PodId("hello", "web", 1, 1), "c", 0.0, "127.0.0.1", port=port)
+    ask = Asker(FakeEngine())
+    assert await ask(target, Probe(ProbeKind.TCP)) == Answer(True)
+    server.close()
+    await server.wait_closed()
+    answer = await ask(target, Probe(ProbeKind.TCP))
+    assert answer == Answer(False, f"TCP 127.0.0.1:{port}: connection refused")

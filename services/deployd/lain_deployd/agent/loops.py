@@ -46,12 +46,15 @@ SHORTAGE_LOOK_SECONDS = 1.0
 FEW_ADDRESSES = 32
 """With fewer free ones, the node says what holds the others."""
 MIB = 1024 * 1024
+FULL_EVERY = 10
 
 
 class EngineWatch:
     """Background part: every container of ours is known, and what happens to one is noticed at once.
 
-    Subscribe, then list, then read: nothing falls between. Anew every ``resync_seconds``, and whenever the Engine comes back.
+    Subscribe, then list, then read: nothing falls between. Anew every ``resync_seconds``, and whenever the Engine comes back: where events
+    came without a break, by the Engine's list alone, as long as that shows what is known; each container is looked at every
+    ``FULL_EVERY`` times, and whenever the list shows anything else.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class EngineWatch:
         self._last_contact = keeper.saved.last_event_nano / 1e9 or clock()
         self._known = False
         """This process has met the Engine before."""
+        self._rounds = 0
 
     @property
     def ready(self) -> bool:
@@ -108,9 +112,10 @@ class EngineWatch:
         since_nano = self._keeper.saved.last_event_nano if self._keeper.saved.last_event else 0
         async with self._engine.events(since_nano) as events:
             asked_nano = time.time_ns()
-            self._keeper.relisted(
-                await self._engine.containers({LABEL_POD: "", LABEL_NODE: self._keeper.node}), asked_nano
-            )
+            if not await self._as_known():
+                self._keeper.relisted(
+                    await self._engine.containers({LABEL_POD: "", LABEL_NODE: self._keeper.node}), asked_nano
+                )
             self._found()
             try:
                 async with asyncio.timeout(self._resync_seconds):
@@ -120,6 +125,18 @@ class EngineWatch:
                 self._last_contact = self._clock()
                 return
         raise EngineUnavailable("the Engine ended its events")
+
+    async def _as_known(self) -> bool:
+        """The Engine's list shows our containers in the states that are known: one question instead of one a container."""
+        self._rounds += 1
+        if not self.reachable or not self._keeper.listed or self._rounds % FULL_EVERY == 0:
+            return False
+        listed = sorted(
+            (one.labels.get(LABEL_POD, ""), one.state)
+            for one in await self._engine.glance()
+            if LABEL_POD in one.labels and one.labels.get(LABEL_NODE) == self._keeper.node
+        )
+        return listed == sorted((str(pod), one.state) for pod, ours in self._keeper.containers.items() for one in ours)
 
     async def _same_engine(self) -> None:
         """Find out whether the Engine is the process we knew: it remembers its own events, and nobody else's."""
