@@ -1,5 +1,6 @@
-"""``Engine`` over the Docker Engine API (aiodocker). Docker's dicts, aiodocker's faults and every foreign exception end here.
+"""``Engine`` over the Docker Engine API (aiodocker).
 
+Docker's documents are understood in ``docker_json``, its refusals in ``docker_errors``, what it goes on sending in ``docker_streams``.
 Two faults of aiodocker 0.27 are mended: a stream that is left early kept its connection (a hundred of them hang the client), and
 ``events.subscribe()`` stays silent after the Engine restarted (here every subscription is a request of its own).
 """
@@ -7,12 +8,11 @@ Two faults of aiodocker 0.27 are mended: a stream that is left early kept its co
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 import json
 import tarfile
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ from aiodocker import Docker, DockerError
 
 from lain_deployd.adapters import docker_json
 from lain_deployd.adapters.containerd import Containerd, sockets_beside
+from lain_deployd.adapters.docker_errors import gone_is_fine, pull_failure, translated
+from lain_deployd.adapters.docker_streams import ExecSession, read_chunks, read_events
 from lain_deployd.agent.engine import (
-    AddressTaken,
     BadLimits,
     Container,
     ContainerNameTaken,
@@ -34,22 +35,17 @@ from lain_deployd.agent.engine import (
     EngineEvent,
     EngineInfo,
     EngineRefused,
-    EngineUnavailable,
     ExecResult,
     Glance,
     Image,
     ImageAbsent,
-    ImageMissing,
     Limits,
     LogChunk,
     MemoryInUse,
     NoSuchContainer,
     NotRunning,
     PullProgress,
-    RegistryUnreachable,
-    TracesLeft,
 )
-from lain_shared.errors import LainError
 
 log = structlog.get_logger()
 
@@ -58,8 +54,6 @@ STALLED_PULL_SECONDS = 300.0
 MAX_FILE_BYTES = 1024 * 1024
 MAX_EXEC_OUTPUT_BYTES = 4096
 PARALLEL_INSPECTS = 32
-CANNOT_CONNECT = 900
-"""aiodocker's own status for an Engine that does not answer."""
 AT_REST = (ContainerState.CREATED, ContainerState.EXITED, ContainerState.DEAD)
 STREAM = aiohttp.ClientTimeout(total=None, sock_connect=10.0)
 STARTING = aiohttp.ClientTimeout(total=120.0)
@@ -200,12 +194,12 @@ class DockerEngine:
             log.warning("lost_process_ended", container=container[:12])
 
     async def stop(self, container: str, timeout_seconds: int) -> None:
-        with translated(f"container {container} cannot be stopped"), _gone_is_fine():
+        with translated(f"container {container} cannot be stopped"), gone_is_fine():
             patience = aiohttp.ClientTimeout(total=timeout_seconds + CALL_SECONDS)
             await self._post(f"containers/{container}/stop", {"t": timeout_seconds}, timeout=patience)
 
     async def kill(self, container: str) -> None:
-        with translated(f"container {container} cannot be killed"), _gone_is_fine(409):
+        with translated(f"container {container} cannot be killed"), gone_is_fine(409):
             await self._post(f"containers/{container}/kill")
 
     async def remove(self, container: str) -> None:
@@ -213,7 +207,7 @@ class DockerEngine:
         self._unended = {key: run for key, run in self._unended.items() if key[0] != container}
         await self._end_what_is_left(container)
         try:
-            with translated(f"container {container} cannot be removed"), _gone_is_fine():
+            with translated(f"container {container} cannot be removed"), gone_is_fine():
                 await self._call("DELETE", f"containers/{container}", {"force": True, "v": True}, timeout=STARTING)
         except NotRunning as error:  # its removal is in progress already, which is no removal yet
             raise EngineRefused(error.message, why=error.why, retry_seconds=1.0) from error
@@ -248,7 +242,7 @@ class DockerEngine:
             raise MemoryInUse(container, used, limits)
 
     async def memory_used(self, container: str) -> int | None:
-        with translated(f"memory of container {container} cannot be read"), _gone_is_fine():
+        with translated(f"memory of container {container} cannot be read"), gone_is_fine():
             stats = await self._client._query_json(
                 f"containers/{container}/stats", params={"stream": False, "one-shot": True}
             )
@@ -256,7 +250,7 @@ class DockerEngine:
         return None
 
     async def layer_bytes(self, container: str) -> int | None:
-        with translated(f"what container {container} wrote cannot be counted"), _gone_is_fine():
+        with translated(f"what container {container} wrote cannot be counted"), gone_is_fine():
             found = await self._client._query_json(
                 f"containers/{container}/json", params={"size": True}, timeout=STARTING
             )
@@ -264,7 +258,7 @@ class DockerEngine:
         return None
 
     async def read_file(self, container: str, path: str) -> bytes | None:
-        with translated(f"{path} of container {container} cannot be read"), _gone_is_fine():
+        with translated(f"{path} of container {container} cannot be read"), gone_is_fine():
             async with self._client._query(f"containers/{container}/archive", params={"path": path}) as answer:
                 archive = await answer.content.read(MAX_FILE_BYTES)
                 while not answer.content.at_eof() and len(archive) < MAX_FILE_BYTES:
@@ -281,14 +275,16 @@ class DockerEngine:
     # --- images -------------------------------------------------------------------------------------------------------
 
     async def image(self, reference: str) -> Image | None:
-        with translated(f"image {reference} cannot be looked at"), _gone_is_fine():
+        with translated(f"image {reference} cannot be looked at"), gone_is_fine():
             return docker_json.image(await self._client._query_json(f"images/{reference}/json"))
         return None
 
     async def pull(
         self, reference: str, credentials: Credentials | None, on_progress: Callable[[PullProgress], None]
     ) -> None:
-        headers = {"X-Registry-Auth": _registry_auth(reference, credentials)} if credentials is not None else {}
+        headers = (
+            {"X-Registry-Auth": docker_json.registry_auth(reference, credentials)} if credentials is not None else {}
+        )
         progress = docker_json.PullTally()
         patience = aiohttp.ClientTimeout(total=None, sock_connect=10.0, sock_read=STALLED_PULL_SECONDS)
         try:
@@ -301,11 +297,11 @@ class DockerEngine:
                             raise DockerError(500, failure)
                         on_progress(progress.so_far)
         except (ImageAbsent, EngineRefused) as error:
-            raise _pull_failure(reference, error) from error
+            raise pull_failure(reference, error) from error
 
     async def remove_image(self, reference: str) -> bool:
         try:
-            with translated(f"image {reference} cannot be removed"), _gone_is_fine():
+            with translated(f"image {reference} cannot be removed"), gone_is_fine():
                 await self._call("DELETE", f"images/{reference}", {}, timeout=STARTING)
         except (ContainerNameTaken, NotRunning):  # 409: in use
             return False
@@ -329,7 +325,7 @@ class DockerEngine:
             params["until"] = f"{until:.9f}"
         path = f"containers/{container}/logs"
         async with self._open(f"output of container {container} cannot be read", path, params) as content:
-            yield _chunks(content)
+            yield read_chunks(content)
 
     @asynccontextmanager
     async def events(self, since_nano: int = 0) -> AsyncIterator[AsyncIterator[EngineEvent]]:
@@ -337,7 +333,7 @@ class DockerEngine:
         if since_nano:
             params["since"] = docker_json.seconds_text(since_nano)
         async with self._open("events cannot be followed", "events", params) as content:
-            yield _events(content)
+            yield read_events(content)
 
     @asynccontextmanager
     async def _open(self, what: str, path: str, params: Mapping[str, Any]) -> AsyncIterator[aiohttp.StreamReader]:
@@ -359,7 +355,7 @@ class DockerEngine:
             params["until"] = f"{(now or 0.0) + 1:.9f}"
             found: list[EngineEvent] = []
             async with self._client._query("events", params=params) as answer:
-                async for event in _events(answer.content):
+                async for event in read_events(answer.content):
                     found.append(event)
         return tuple(found)
 
@@ -378,20 +374,18 @@ class DockerEngine:
         return ExecResult(-1 if code is None else code, output.decode(errors="replace").strip())
 
     async def _runs_on(self, exec_id: str) -> bool:
-        with translated("the end of a command cannot be seen"), _gone_is_fine():
+        with translated("the end of a command cannot be seen"), gone_is_fine():
             return bool((await self._client._query_json(f"exec/{exec_id}/json"))["Running"])
         return False
 
     @asynccontextmanager
-    async def exec(
-        self, container: str, command: tuple[str, ...], *, terminal: bool
-    ) -> AsyncIterator[DockerExecSession]:
+    async def exec(self, container: str, command: tuple[str, ...], *, terminal: bool) -> AsyncIterator[ExecSession]:
         body = {
             "AttachStdin": True, "AttachStdout": True, "AttachStderr": True, "Tty": terminal, "Cmd": list(command),
         }  # fmt: skip
         with translated(f"a command cannot be run in container {container}"):
             made = await self._client._query_json(f"containers/{container}/exec", "POST", data=body)
-            session = DockerExecSession(self._client, str(made["Id"]), terminal)
+            session = ExecSession(self._client, str(made["Id"]), terminal)
         with translated(f"a command cannot be run in container {container}"):
             await session.open()
         try:
@@ -412,155 +406,3 @@ class DockerEngine:
         options: dict[str, Any] = {} if timeout is None else {"timeout": timeout}
         async with self._client._query(path, method=method, params=dict(params), **options) as answer:
             await answer.read()
-
-
-class DockerExecSession:
-    """A command over Docker's hijacked connection."""
-
-    def __init__(self, client: Docker, exec_id: str, terminal: bool) -> None:
-        self.id = exec_id
-        self._exec = client.containers.exec(exec_id)
-        self._exec._tty = terminal
-        self._client = client
-        self._stream = self._exec.start(detach=False)
-
-    async def open(self) -> None:
-        await self._stream._init()
-
-    async def read(self) -> LogChunk | None:
-        with translated("the command's output cannot be read"):
-            message = await self._stream.read_out()
-        return None if message is None else LogChunk(message.stream, message.data)
-
-    async def write(self, data: bytes) -> None:
-        with translated("the command takes no input"):
-            await self._stream.write_in(data)
-
-    async def close_input(self) -> None:
-        response = self._stream._resp
-        transport = response.connection.transport if response is not None and response.connection is not None else None
-        if transport is not None and transport.can_write_eof() and not transport.is_closing():
-            transport.write_eof()
-
-    async def resize(self, columns: int, rows: int) -> None:
-        with translated("the terminal cannot be resized"):
-            await self._exec.resize(h=rows, w=columns)
-
-    async def exit_code(self) -> int | None:
-        with translated("the command's end cannot be seen"):
-            state = await self._exec.inspect()
-        return None if state.get("Running") else state.get("ExitCode")
-
-    async def close(self) -> None:
-        response = self._stream._resp
-        if response is not None:
-            self._stream._closed = True
-            response.close()
-
-
-# --- failures ---------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Foreign exceptions become ours. ``what`` failed, in words."""
-    try:
-        yield
-    except DockerError as error:
-        raise _told(what, error) from error
-    except TimeoutError as error:
-        raise EngineUnavailable(what, why="the Engine took too long to answer") from error
-    except (aiohttp.ClientError, OSError, EOFError, asyncio.IncompleteReadError) as error:
-        raise EngineUnavailable(what, why=str(error) or type(error).__name__) from error
-    except (KeyError, TypeError, ValueError, msgspec.MsgspecError) as error:
-        if isinstance(error, LainError):
-            raise
-        raise EngineRefused(what, why=f"it answered something we cannot read: {error!r}") from error
-
-
-@contextmanager
-def _gone_is_fine(*also: int) -> Iterator[None]:
-    """404 (and ``also``) is success: what should not be there is not there."""
-    try:
-        yield
-    except DockerError as error:
-        if error.status not in (404, *also):
-            raise
-
-
-def _told(what: str, error: DockerError) -> LainError:
-    why = error.message.strip()
-    low = why.lower()
-    match error.status:
-        case status if status == CANNOT_CONNECT:
-            return EngineUnavailable(what, why=why, next="is dockerd running, and its socket shared with the agent?")
-        case 404 if "no such image" in low or "manifest" in low or "repository" in low or "pull access" in low:
-            return ImageAbsent(what, why=why)
-        case 404 if "no such container" in low:
-            return NoSuchContainer(what, why=why)
-        case 409 if "is already in use by container" in low:
-            return ContainerNameTaken(what, why=why)
-        case 409:
-            return NotRunning(what, why=why)
-        case 403 if "address already in use" in low:
-            return AddressTaken(what, why=why)
-        case 500 if "failed to start shim" in low and "file exists" in low:
-            return TracesLeft(what, why=why)
-        case _:
-            return EngineRefused(what, why=why)
-
-
-def _pull_failure(reference: str, error: LainError) -> LainError:
-    """Told apart by the Engine's words: the registry said "there is none", or it could not be asked."""
-    low = error.why.lower()
-    registry, _, repository = reference.partition("/")
-    if any(word in low for word in ("unauthorized", "authentication required", "no basic auth", "denied:")):
-        return RegistryUnreachable(
-            f"registry {registry} does not let this node in", why=error.why,
-            next="check the agent's registry user and password file", retry_seconds=30.0,
-        )  # fmt: skip
-    missing = ("manifest unknown", "not found", "name unknown", "does not exist", "no such image", "not known")
-    unreachable = ("dial tcp", "connection refused", "no such host", "timeout", "x509", "tls:", "eof", "deadline")
-    if isinstance(error, ImageAbsent) or (
-        any(word in low for word in missing) and not any(word in low for word in unreachable)
-    ):
-        return ImageMissing(
-            f"registry {registry} has no image {repository}", why=error.why, next="push it again: lain push"
-        )
-    if any(word in low for word in unreachable) or 'get "http' in low:
-        return RegistryUnreachable(
-            f"registry {registry} cannot be reached from this node", why=error.why,
-            next=f"is the registry up, and can this node reach {registry}?", retry_seconds=5.0,
-        )  # fmt: skip
-    return EngineRefused(f"image {repository} cannot be pulled", why=error.why)
-
-
-def _registry_auth(reference: str, credentials: Credentials) -> str:
-    document = {
-        "username": credentials.user, "password": credentials.password, "serveraddress": reference.partition("/")[0],
-    }  # fmt: skip
-    return base64.urlsafe_b64encode(json.dumps(document).encode()).decode()
-
-
-# --- reading streams --------------------------------------------------------------------------------------------------
-
-
-async def _chunks(content: aiohttp.StreamReader) -> AsyncIterator[LogChunk]:
-    """Docker's frames: stream, three zeros, length (big-endian), data."""
-    with translated("the output cannot be read"):
-        while True:
-            try:
-                header = await content.readexactly(8)
-            except asyncio.IncompleteReadError as error:
-                if error.partial:
-                    raise
-                return
-            data = await content.readexactly(int.from_bytes(header[4:], "big"))
-            yield LogChunk(header[0], data)
-
-
-async def _events(content: aiohttp.StreamReader) -> AsyncIterator[EngineEvent]:
-    with translated("events cannot be followed"):
-        async for line in content:
-            if (event := docker_json.event(msgspec.json.decode(line))) is not None:
-                yield event

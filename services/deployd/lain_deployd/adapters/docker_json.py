@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Mapping
 from datetime import datetime
@@ -11,6 +13,7 @@ from lain_deployd.agent.engine import (
     Container,
     ContainerSpec,
     ContainerState,
+    Credentials,
     EngineEvent,
     EngineInfo,
     Glance,
@@ -261,3 +264,11 @@ class PullTally:
     @property
     def so_far(self) -> PullProgress:
         return PullProgress(sum(self._done.values()), sum(self._total.values()))
+
+
+def registry_auth(reference: str, credentials: Credentials) -> str:
+    """The header of a pull: who asks the registry."""
+    document = {
+        "username": credentials.user, "password": credentials.password, "serveraddress": reference.partition("/")[0],
+    }  # fmt: skip
+    return base64.urlsafe_b64encode(json.dumps(document).encode()).decode()
