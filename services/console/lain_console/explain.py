@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from lain_console.operations.advance import CRASHES_TO_FAIL, explained
+from lain_console.operations.judging import CRASHES_TO_FAIL, explained
 from lain_console.state import Scene
 from lain_console.wording import age_text, size
 from lain_sdk.api_types import ExplainView, Finding, Severity

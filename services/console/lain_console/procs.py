@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
-from lain_console.operations.advance import restored
 from lain_console.operations.candidate import PlanRefused
+from lain_console.operations.desired import restored
 from lain_console.operations.overrides import override_values, with_overrides
 from lain_console.operations.plan import judge_limits, judge_room, make_plan
 from lain_console.operations.start import Intent, Starter

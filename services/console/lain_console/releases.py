@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from lain_console.adapters.registry import FileMissing, ImageMissing, Registry
-from lain_console.operations.advance import oneshots_of
 from lain_console.operations.candidate import (
     Candidate,
     PlanRefused,
@@ -26,6 +25,7 @@ from lain_console.operations.candidate import (
     same_origins,
 )
 from lain_console.operations.claims import plan_claims
+from lain_console.operations.desired import oneshots_of
 from lain_console.operations.plan import judge_limits, judge_room, make_plan
 from lain_console.operations.start import Intent, Starter
 from lain_console.state import CLUSTER, Scene, State

@@ -7,7 +7,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from lain_console.metrics import Metrics
-from lain_console.operations.advance import LOOK_AGAIN_SECONDS
+from lain_console.operations.decision import LOOK_AGAIN_SECONDS
 from lain_console.operations.driver import Driver
 from lain_console.operations.start import Starter
 from lain_console.state import Scene

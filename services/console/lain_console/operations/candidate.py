@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from lain_console.operations.advance import rolled_out
+from lain_console.operations.desired import rolled_out
 from lain_sdk.api_types import PlanView, Problem, Verdict
 from lain_sdk.manifest import Manifest, normal_giturl
 from lain_shared.errors import Invalid, Refused

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from lain_console.metrics import Metrics
-from lain_console.operations.advance import LOOK_AGAIN_SECONDS, WITH_RELEASE, Move, View, Wait, advance
+from lain_console.operations.advance import WITH_RELEASE, advance
+from lain_console.operations.decision import LOOK_AGAIN_SECONDS, Move, View, Wait
 from lain_console.state import AppNotFound, Claims, Scene, State
 from lain_shared import keys
 from lain_shared.errors import Conflict, LainError, LeaseLost, Uncertain

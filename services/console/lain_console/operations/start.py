@@ -16,8 +16,8 @@ import structlog
 
 from lain_console.images import images_of
 from lain_console.operations import budget
-from lain_console.operations.advance import broken_pods
 from lain_console.operations.driver import Driver
+from lain_console.operations.judging import broken_pods
 from lain_console.state import Scene, State
 from lain_console.wording import age_text
 from lain_shared import keys
