@@ -26,7 +26,7 @@ $(INSTALLED): constraints.txt $(DISTRIBUTIONS:%=%/pyproject.toml)
 	@touch $@
 
 images: install ## the images of every part, those whose inputs changed
-	@$(BIN)/python -m lain_cli.local.images
+	@$(BIN)/python -m lain_cli.local.image_builds
 
 up: install ## a cluster on this machine, with examples/hello running in it
 	@$(BIN)/lain local up

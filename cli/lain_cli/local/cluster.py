@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from lain_cli.config import Config
-from lain_cli.local import images
+from lain_cli.local import image_builds, images
 from lain_cli.local.docker import CommandFailed, Docker
 from lain_cli.local.platform import PART_LABEL, SPEC_LABEL, Part, Site, parts, replacement, run_argv, spec_of
 from lain_cli.local.preflight import PORTS, choose_lan, choose_ports, port_is_free, taken_networks
@@ -98,7 +98,7 @@ class Cluster:
 
     def up(self, wanted_ports: Mapping[str, int] = PORTS, *, build: bool = True) -> bool:
         """Make the cluster be, current and ready; True if anything had to be changed. ``build``: images of changed sources too."""
-        built = images.ensure(self.docker, self.say, build=build)
+        built = image_builds.ensure(self.docker, self.say, build=build)
         changed = bool(built) | self._node_up(wanted_ports)
         changed |= self._images_in()
         changed |= self._parts_up()

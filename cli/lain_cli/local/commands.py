@@ -16,6 +16,7 @@ from lain_cli.local.cluster import Cluster, Status, names
 from lain_cli.local.docker import Docker
 from lain_cli.local.engine import OwnEngine
 from lain_cli.local.preflight import PORTS
+from lain_cli.local.supplies import cache_dir
 from lain_cli.options import command
 from lain_cli.render import Cell, Screen, columns
 from lain_shared.errors import Unavailable
@@ -46,7 +47,7 @@ def _cluster(run: Run, name: str, *, isolated: bool = False) -> Cluster:
 
 def _reach() -> Docker:
     """The Engine, or the reason why there is none, in words."""
-    docker, own = Docker(), OwnEngine(images.cache_dir() / "engine")
+    docker, own = Docker(), OwnEngine(cache_dir() / "engine")
     facts = preflight.gather(docker, own)
     preflight.require_answer(facts)
     if facts.engine is None:
@@ -70,7 +71,7 @@ def up(run: Run, name: str, isolated: bool, any_ports: bool, no_build: bool) -> 
     Looks for every obstacle first, and changes nothing if there is one.
     """
     began = time.monotonic()
-    docker, own = Docker(), OwnEngine(images.cache_dir() / "engine")
+    docker, own = Docker(), OwnEngine(cache_dir() / "engine")
     facts = preflight.gather(docker, own)
     if facts.docker_installed:
         preflight.require_answer(facts)
@@ -108,7 +109,7 @@ def start(run: Run, name: str) -> None:
 @_name
 def status(run: Run, name: str) -> int:
     """Show the node, its parts and the ports on this machine. Exit code 1 when something is not well."""
-    own, docker = OwnEngine(images.cache_dir() / "engine"), Docker()
+    own, docker = OwnEngine(cache_dir() / "engine"), Docker()
     facts = preflight.gather(docker, own)
     preflight.require_answer(facts)
     found = Status(name, "absent", "") if facts.engine is None else _cluster(run, name).status()
@@ -149,7 +150,7 @@ def logs(run: Run, name: str, follow: bool, tail: int, part: str | None) -> int:
 @_name
 def down(run: Run, name: str) -> None:
     """Remove the cluster with all its apps, images and volumes, and stop the Docker Engine if `up` started it."""
-    docker, own = Docker(), OwnEngine(images.cache_dir() / "engine")
+    docker, own = Docker(), OwnEngine(cache_dir() / "engine")
     facts = preflight.gather(docker, own)
     preflight.require_answer(facts)
     if facts.engine is None:
