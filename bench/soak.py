@@ -24,14 +24,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from bench.kills import (
+from bench.report import Proof
+from bench.stage.cluster import stage
+from bench.stage.load import Load, Sample
+from bench.stage.node import Node, ShellFailed
+from bench.stage.operations import (
     FRESH,
     GIVE_UP_SECONDS,
     LAST,
     MOVING,
     OPERATIONS,
     STABLE,
-    VICTIMS,
     Ground,
     app_of,
     asked,
@@ -39,15 +42,11 @@ from bench.kills import (
     outcomes,
     prepared,
     ready_for,
-    victim,
 )
-from bench.report import Proof
-from bench.stage.cluster import stage
-from bench.stage.load import Load, Sample
-from bench.stage.node import Node, ShellFailed
 from bench.stage.order import Look, look
 from bench.stage.truth import Truth
 from bench.stage.usage import usages
+from bench.stage.victims import VICTIMS, victim
 from lain_console.operations.driver import HISTORY_KEPT
 from lain_shared import keys
 from lain_shared.errors import LainError
@@ -249,11 +248,11 @@ def count(ground: Ground, log: Log, seen: Look) -> None:
         ("networks", "docker network ls -q"),
         ("volumes", "docker volume ls -q"),
         ("images", "docker image ls -aq"),
-        ("processes", "ps -eo comm= | grep -v -x -e ps -e sh -e lain-health -e grep -e wc -e runc || true"),
+        ("processes", "ps -eo comm= | grep -v -x -e ps -e sh -e grep -e lain-health -e runc"),
         ("mounts", "cat /proc/self/mounts"),
         ("network devices", "ls /sys/class/net"),
     ):
-        log.add(f"node: {what}", "", float(node.sh(f"{script} | wc -l")))
+        log.add(f"node: {what}", "", len(node.sh(script).splitlines()))
     log.add("etcd: number of keys", "", float(len(seen.picture.entries)))
 
 
