@@ -19,7 +19,7 @@ from bench.report import Proof
 from bench.stage.cluster import Stage, stage
 from bench.stage.load import Load
 from bench.stage.node import Node
-from bench.stage.order import Look, look
+from bench.stage.order import Look, in_order
 from bench.stage.truth import Truth
 from lain_shared import keys
 from lain_shared.model.pod import ProcType
@@ -90,7 +90,7 @@ def run(proof: Proof, options: Options) -> None:
 
 def one_fault(proof: Proof, ground: Ground, load: Load, fault: Fault) -> None:
     app = ground.app
-    before = in_order(ground)
+    before = in_order(ground.truth, ground.node, ORDER_SECONDS)
     app.edit("lain.yaml", lambda text: text.replace(fault.edit[0], fault.edit[1]))
     app.commit(fault.name)
     ground.version = app.lain("meta").out.strip()
@@ -130,7 +130,7 @@ def judge(proof: Proof, fault: Fault, ended: Ended, told: Ended, took: float) ->
 def as_before(proof: Proof, ground: Ground, name: str, before: Look) -> None:
     """Everything is back: in order, the same pods, the same claims."""
     case = proof.case(name)
-    after = in_order(ground)
+    after = in_order(ground.truth, ground.node, ORDER_SECONDS)
     once = oneshots(before) | oneshots(after)
     was, now = (
         {pod: box.run for pod, box in seen.pods.items() if proc_of(pod) not in once} for seen in (before, after)
@@ -154,17 +154,6 @@ def oneshots(seen: Look) -> frozenset[str]:
 def proc_of(pod: str) -> str:
     """``hello.web-1.g42`` → ``hello.web``."""
     return pod.rpartition(".")[0].rpartition("-")[0]
-
-
-def in_order(ground: Ground) -> Look:
-    deadline = time.time() + ORDER_SECONDS
-    while True:
-        seen, wrong = look(ground.truth, ground.node)
-        if seen is not None and not wrong:
-            return seen
-        if time.time() > deadline:
-            raise TimeoutError(f"not in order: {'; '.join(wrong)}")
-        time.sleep(0.2)
 
 
 def served(proof: Proof, name: str, load: Load, began: float) -> None:
@@ -259,7 +248,7 @@ def taken_meanwhile(proof: Proof, ground: Ground, load: Load, rival: App) -> Non
     """Two apps plan the same new host at the same time: one gets it, the other is refused by name, and serves on."""
     name = "host taken meanwhile"
     case = proof.case(name, unit="s")
-    before = in_order(ground)
+    before = in_order(ground.truth, ground.node, ORDER_SECONDS)
     ended: dict[str, Ended] = {}
     took: dict[str, float] = {}
     apps = (ground.app, rival)
@@ -292,7 +281,7 @@ def taken_meanwhile(proof: Proof, ground: Ground, load: Load, rival: App) -> Non
         case.target("words of the cause that are lacking", sum(word not in text for word in wanted), at_most=0)
         for line in text.strip().splitlines():
             case.note(line)
-    after = in_order(ground)
+    after = in_order(ground.truth, ground.node, ORDER_SECONDS)
     owner = {claim.app for claim, _ in after.picture.all(keys.ROUTES).values() if claim.host == SHARED_HOST}
     case.target("apps routed at it", len(owner), at_least=1, at_most=1)
     lost = [

@@ -22,7 +22,7 @@ from bench.report import Case, Proof
 from bench.stage.cluster import Stage, stage
 from bench.stage.many import deploy_all, tiny
 from bench.stage.node import NODE, Node
-from bench.stage.order import look
+from bench.stage.order import in_order
 from bench.stage.truth import Picture, Truth
 from bench.stage.usage import Usage, container_seconds, usages
 from lain_cli.local.images import PLATFORM
@@ -77,7 +77,7 @@ def run(proof: Proof, options: Options) -> None:
         Truth.of(on.cluster, node) as truth,
     ):
         _deploy(proof, on, count)
-        pods = _in_order(truth, node)
+        pods = len(in_order(truth, node, ORDER_SECONDS, every_seconds=0.5).pods)
         proof.facts.update(apps=count, pods=pods, windows=windows, window_seconds=WINDOW_SECONDS)
         with floor(node, truth.address):
             proof.say("all is in order: rest")
@@ -92,18 +92,6 @@ def _deploy(proof: Proof, on: Stage, count: int) -> None:
     names = [f"{PLAIN}-{number:03d}" for number in range(2, count + 1)]  # the first is the one whose image all have
     asyncio.run(deploy_all(on, source, names))
     asyncio.run(deploy_all(on, source, [RICH], RICH_LINES))
-
-
-def _in_order(truth: Truth, node: Node) -> int:
-    """Wait until nothing is under way any more; how many pods there are then."""
-    deadline = time.monotonic() + ORDER_SECONDS
-    while True:
-        seen, wrong = look(truth, node)
-        if seen is not None and not wrong:
-            return len(seen.pods)
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not in order: {'; '.join(wrong)}")
-        time.sleep(0.5)
 
 
 @contextmanager

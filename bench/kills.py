@@ -126,7 +126,7 @@ def run(proof: Proof, options: Options) -> None:
 
 
 def one_round(ground: Ground, kill: Kill, calm_seconds: float) -> Round:
-    before = settled(ground, time.time() + GIVE_UP_SECONDS)
+    before = settled(ground)
     ready_for(ground, kill.operation, before)
     pid = victim(ground.node, kill.victim)
     past = frozenset(ended(ground, app_of(kill.operation)))
@@ -173,12 +173,12 @@ def calm_times(ground: Ground) -> dict[str, float]:
     case = ground.proof.case("operation to order, nobody killed", unit="s")
     found: dict[str, float] = {}
     for operation in OPERATIONS:
-        ready_for(ground, operation, settled(ground, time.time() + GIVE_UP_SECONDS))
+        ready_for(ground, operation, settled(ground))
         past = frozenset(ended(ground, app_of(operation)))
         began = time.time()
         ground.truth.begin(asked(ground, operation, past))(GIVE_UP_SECONDS)
         ground.turn[operation] += 1
-        seen = settled(ground, began + GIVE_UP_SECONDS)
+        seen = settled(ground)
         found[operation] = time.time() - began
         case.add("lain", found[operation])
         ground.proof.say(f"calm {operation}: {found[operation]:.1f} s, {', '.join(outcomes(seen, operation, past))}")
@@ -255,7 +255,7 @@ def leaders(ground: Ground, rounds: int, dice: random.Random) -> None:
     """Kill the leader in the middle of a rollout: how long until another has decided something."""
     case = ground.proof.case("leader killed to the first decision of the next", unit="s")
     ground.truth.ask(lambda console: console.scale(MOVING, "web", 4))
-    settled(ground, time.time() + GIVE_UP_SECONDS)
+    settled(ground)
     with second_controller(ground):
         for _ in range(rounds):
             lead_round(ground, case, "another replica", dice)
@@ -267,7 +267,7 @@ def leaders(ground: Ground, rounds: int, dice: random.Random) -> None:
 
 def lead_round(ground: Ground, case: Case, contender: str, dice: random.Random) -> None:
     truth, node = ground.truth, ground.node
-    settled(ground, time.time() + GIVE_UP_SECONDS)
+    settled(ground)
     leader = truth.picture().entries[keys.LEADER.key("deployd")]
     names = {True: "deployd-second", False: "deployd"}
     box = next(b for b in node.boxes() if b.name == f"lain-{names[b'second' in leader.value]}")

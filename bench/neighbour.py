@@ -19,11 +19,12 @@ from pathlib import Path
 
 from bench.__main__ import Options
 from bench.report import Proof, quantile
+from bench.stage import order
 from bench.stage.cluster import Stage
 from bench.stage.flood import flooding
 from bench.stage.load import Load
 from bench.stage.node import Box, Node
-from bench.stage.order import Look, look
+from bench.stage.order import Look
 from bench.stage.truth import Truth
 from lain_shared import conditions, keys
 from lain_shared.errors import LainError
@@ -258,15 +259,7 @@ def watching(ground: Ground) -> Iterator[Watching]:
 
 def in_order(ground: Ground, *, restarts: bool = False) -> Look:
     """Once all is in order; with ``restarts``, what crashed meanwhile and runs again is."""
-    deadline = time.time() + ORDER_SECONDS
-    while True:
-        seen, wrong = look(ground.truth, ground.node)
-        left = [text for text in wrong if not (restarts and "noisy" in text)]
-        if seen is not None and not left:
-            return seen
-        if time.time() > deadline:
-            raise TimeoutError(f"not in order: {'; '.join(wrong)}")
-        time.sleep(0.2)
+    return order.in_order(ground.truth, ground.node, ORDER_SECONDS, excused=lambda text: restarts and "noisy" in text)
 
 
 def kept_images(ground: Ground, seen: Look) -> frozenset[str]:

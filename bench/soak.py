@@ -43,7 +43,7 @@ from bench.stage.operations import (
     prepared,
     ready_for,
 )
-from bench.stage.order import Look, look
+from bench.stage.order import Look, in_order
 from bench.stage.truth import Truth
 from bench.stage.usage import usages
 from bench.stage.victims import VICTIMS, victim
@@ -189,7 +189,7 @@ def turn(dice: random.Random) -> list[str]:
 
 def once(ground: Ground, log: Log, operation: str, dice: random.Random | None = None) -> Look:
     """One operation, from all in order to all in order; with ``dice`` an instance is killed as it begins."""
-    seen = settled(ground)
+    seen = in_order(ground.truth, ground.node, GIVE_UP_SECONDS, killed=True)
     ready_for(ground, operation, seen)
     if dice is not None:
         kill_instance(ground, log, seen, dice)
@@ -199,23 +199,11 @@ def once(ground: Ground, log: Log, operation: str, dice: random.Random | None = 
         2 if operation.startswith("scale") else 1
     )  # to the same counts each time: 3, and back to 2
     log.made[operation] += 1
-    seen = settled(ground)
+    seen = in_order(ground.truth, ground.node, GIVE_UP_SECONDS, killed=True)
     came = outcomes(seen, operation, past)
     if any(outcome != Outcome.SUCCEEDED.value for outcome in came):
         log.failed.append(f"{log.now:.0f} s {operation}: {', '.join(came)}")
     return seen
-
-
-def settled(ground: Ground) -> Look:
-    """Once all is in order, pods that were killed included; ``TimeoutError`` names what is not."""
-    deadline = time.monotonic() + GIVE_UP_SECONDS
-    while True:
-        seen, wrong = look(ground.truth, ground.node, killed=True)
-        if seen is not None and not wrong:
-            return seen
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not in order: {'; '.join(wrong)}")
-        time.sleep(0.2)
 
 
 def kill_instance(ground: Ground, log: Log, seen: Look, dice: random.Random) -> None:

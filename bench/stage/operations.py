@@ -14,7 +14,7 @@ from typing import Any
 from bench.report import Proof
 from bench.stage.cluster import Stage
 from bench.stage.node import Node
-from bench.stage.order import MIB, Look, look
+from bench.stage.order import MIB, Look, in_order
 from bench.stage.truth import Truth
 from lain_sdk.client import Console
 from lain_shared import keys
@@ -156,12 +156,6 @@ def outcomes(after: Look, operation: str, past: frozenset[str]) -> tuple[str, ..
     )
 
 
-def settled(ground: Ground, deadline: float) -> Look:
-    """Once all is in order; ``TimeoutError`` names what is not."""
-    while True:
-        seen, wrong = look(ground.truth, ground.node)
-        if seen is not None and not wrong:
-            return seen
-        if time.time() > deadline:
-            raise TimeoutError(f"not in order though nobody was killed: {'; '.join(wrong)}")
-        time.sleep(0.1)
+def settled(ground: Ground) -> Look:
+    """Once all is in order though nobody was killed."""
+    return in_order(ground.truth, ground.node, GIVE_UP_SECONDS, every_seconds=0.1)

@@ -1,9 +1,10 @@
-"""Whether everything is in order: what is wanted runs and is routed, and nothing is left over, anywhere. Pure but for ``look``."""
+"""Whether everything is in order: what is wanted runs and is routed, nothing is left over. Pure but for ``look``, ``in_order``."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,26 @@ def look(truth: Truth, node: Node, *, killed: bool = False) -> tuple[Look | None
         return None, (f"cannot look: {type(error).__name__} {error}",)
     seen = Look(picture, boxes, frozenset(memory), frozenset(shims))
     return seen, tuple(of_containers(seen))
+
+
+def in_order(
+    truth: Truth,
+    node: Node,
+    seconds: float,
+    *,
+    killed: bool = False,
+    excused: Callable[[str], bool] = lambda _: False,
+    every_seconds: float = 0.2,
+) -> Look:
+    """Once all is in order, but for what is ``excused``; ``TimeoutError`` after ``seconds`` names what is not."""
+    deadline = time.monotonic() + seconds
+    while True:
+        seen, wrong = look(truth, node, killed=killed)
+        if seen is not None and all(excused(text) for text in wrong):
+            return seen
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"not in order: {'; '.join(wrong)}")
+        time.sleep(every_seconds)
 
 
 def of_keys(picture: Picture, *, killed: bool = False) -> Iterable[str]:
