@@ -23,7 +23,6 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessColl
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.openmetrics import exposition as openmetrics
 
-from lain_shared import openapi
 from lain_shared.errors import Conflict, Denied, Invalid, LainError, NotFound, Refused, Unauthenticated, Unavailable
 from lain_shared.tokens import Access, Principal, Verifier
 
@@ -150,7 +149,7 @@ class Api:
             app[key] = value
         common = _Common(self.service, self.version, probes or Probes(), metrics)
         every = (*self.endpoints, *common.endpoints())
-        common.describe(openapi.document(self.service, self.version, self.description, every))
+        common.describe(self.description, every)
         endpoints: dict[Any, Endpoint] = {}
         for endpoint in every:
             resource = app.router.add_route(endpoint.method, endpoint.path, endpoint.handler)
@@ -421,11 +420,22 @@ class DaemonVersion:
 class _Common:
     def __init__(self, service: str, version: str, probes: Probes, metrics: CollectorRegistry) -> None:
         self.service, self.version, self.probes, self.metrics = service, version, probes, metrics
-        self.document = self.page = b""
+        self._description, self._every = "", tuple[Endpoint, ...]()
+        self._shown: tuple[bytes, bytes] | None = None
 
-    def describe(self, document: Mapping[str, Any]) -> None:
-        """What ``/openapi.json`` and ``/docs`` show."""
-        self.document, self.page = msgspec.json.encode(document), openapi.page(document).encode()
+    def describe(self, description: str, every: tuple[Endpoint, ...]) -> None:
+        """What ``/openapi.json`` and ``/docs`` are to show."""
+        self._description, self._every = description, every
+
+    @property
+    def shown(self) -> tuple[bytes, bytes]:
+        """The document and the page, made when first asked for: what makes them is memory that a daemon otherwise has no use for."""
+        if self._shown is None:
+            from lain_shared import openapi  # noqa: PLC0415
+
+            document = openapi.document(self.service, self.version, self._description, self._every)
+            self._shown = msgspec.json.encode(document), openapi.page(document).encode()
+        return self._shown
 
     def endpoints(self) -> tuple[Endpoint, ...]:
         def public(path: str, summary: str, handler: Handler, **more: Any) -> Endpoint:
@@ -467,7 +477,7 @@ class _Common:
         return reply(DaemonVersion(self.service, self.version))
 
     async def openapi(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self.document, content_type="application/json")
+        return web.Response(body=self.shown[0], content_type="application/json")
 
     async def docs(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self.page, content_type="text/html", charset="utf-8")
+        return web.Response(body=self.shown[1], content_type="text/html", charset="utf-8")

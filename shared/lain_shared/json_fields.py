@@ -14,10 +14,18 @@ from typing import Any, ClassVar
 
 from marshmallow import ValidationError, fields
 
+WHOLE = r"\Z"
+"""How a Python expression says that nothing may follow."""
 MAX_EXACT = 2**53
 """Above it a float is no exact integer."""
 _WHOLE = re.compile(r"-?[0-9]{1,16}\Z")
 _NUMBER = re.compile(r"-?[0-9]{1,16}(\.[0-9]{1,16})?([eE][+-]?[0-9]{1,3})?\Z")
+
+
+def pattern(expression: re.Pattern[Any]) -> str:
+    """A Python expression that is matched from the start on, as JSON Schema has it (ECMA-262, unanchored)."""
+    text = str(expression.pattern)
+    return f"^(?:{text.removesuffix(WHOLE)})" + ("$" if text.endswith(WHOLE) else "")
 
 
 class Flag(fields.Bool):

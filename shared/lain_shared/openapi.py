@@ -16,11 +16,11 @@ from apispec.ext.marshmallow import MarshmallowPlugin
 from apispec.ext.marshmallow.openapi import OpenAPIConverter
 from marshmallow import Schema, fields, validate
 
+from lain_shared.json_fields import pattern
+
 if TYPE_CHECKING:
     from lain_shared.http_server import Endpoint
 
-WHOLE = r"\Z"
-"""How a Python expression says that nothing may follow."""
 _PARAMETER = re.compile(r"{(\w+)(?::[^}]*)?}")
 _ERROR_SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -76,12 +76,6 @@ def _exactly(
             if isinstance(validator, validate.Regexp):
                 found["propertyNames"] = {"pattern": pattern(validator.regex)}
     return found
-
-
-def pattern(expression: re.Pattern[Any]) -> str:
-    """A Python expression that is matched from the start on, as JSON Schema has it (ECMA-262, unanchored)."""
-    text = str(expression.pattern)
-    return f"^(?:{text.removesuffix(WHOLE)})" + ("$" if text.endswith(WHOLE) else "")
 
 
 def document(service: str, version: str, description: str, endpoints: Iterable[Endpoint]) -> dict[str, Any]:

@@ -9,16 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
-
-from jinja2 import StrictUndefined, TemplateError, UndefinedError, nodes
-from jinja2.exceptions import SecurityError
-from jinja2.meta import find_undeclared_variables
-from jinja2.sandbox import SandboxedEnvironment
+from typing import TYPE_CHECKING
 
 from lain_sdk.manifest.faults import Faults, shorten
 from lain_sdk.manifest.reading import Spot
 from lain_sdk.manifest.source import Node, Shape, as_rendered, as_unknown
+
+if TYPE_CHECKING:
+    from lain_sdk.manifest.jinja import Environment
 
 MAX_TEMPLATES = 200
 MAX_TEMPLATE = 2048
@@ -28,46 +26,10 @@ MAX_TEMPLATE_TOTAL = 24 * 1024
 MAX_NESTING = 30
 MAX_RENDERED = 64 * 1024
 """Characters that one template may give."""
-_MAX_NUMBER = 10**15
 
 Parameter = str | int | float | bool
 FILTERS = ("default", "d", "lower", "upper", "trim", "int", "float", "string", "round", "abs", "length")
 TESTS = ("defined", "undefined", "none", "number", "string", "eq", "ne", "lt", "le", "gt", "ge", "odd", "even", "in")
-_ALLOWED_NODES: tuple[type[nodes.Node], ...] = (
-    nodes.Template, nodes.Output, nodes.TemplateData, nodes.Name, nodes.Const, nodes.Filter, nodes.Test, nodes.CondExpr, nodes.If,
-    nodes.Compare, nodes.Operand, nodes.And, nodes.Or, nodes.Not, nodes.Neg, nodes.Pos, nodes.Concat, nodes.Keyword, nodes.List,
-    nodes.Tuple, nodes.Add, nodes.Sub, nodes.Mul, nodes.Div, nodes.FloorDiv, nodes.Mod,
-)  # fmt: skip
-
-
-class _Environment(SandboxedEnvironment):
-    intercepted_binops = frozenset(["+", "-", "*", "/", "//", "%", "**"])
-
-    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:  # noqa: ARG002
-        return False
-
-    def is_safe_callable(self, obj: Any) -> bool:  # noqa: ARG002
-        return False
-
-    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
-        for value in (left, right):
-            if (
-                isinstance(value, bool)
-                or not isinstance(value, int | float)
-                or not -_MAX_NUMBER <= value <= _MAX_NUMBER
-            ):
-                raise SecurityError(
-                    f"{operator} takes numbers up to 10^15 only; join texts with ~, read them with | int"
-                )
-        return super().call_binop(context, operator, left, right)
-
-
-def _environment() -> _Environment:
-    environment = _Environment(undefined=StrictUndefined, autoescape=False, cache_size=0, keep_trailing_newline=True)
-    environment.globals.clear()
-    environment.filters = {name: environment.filters[name] for name in FILTERS}
-    environment.tests = {name: environment.tests[name] for name in TESTS}
-    return environment
 
 
 @dataclass(slots=True)
@@ -77,7 +39,7 @@ class Renderer:
     parameters: Mapping[str, Parameter]
     faults: Faults
     strict: bool
-    _environment: _Environment = field(default_factory=_environment)
+    _environment: Environment | None = None
     _known: dict[str, str | None] = field(default_factory=dict)
     _characters: int = 0
 
@@ -108,10 +70,13 @@ class Renderer:
             allowed = f"at most {MAX_TEMPLATES} different ones, {MAX_TEMPLATE_TOTAL} characters together"
             spot.refuse("there are too many templates", code="too_big", allowed=allowed)
             return as_unknown(spot.node)
+        from lain_sdk.manifest import jinja  # noqa: PLC0415 - megabytes that only a template needs
+
+        self._environment = self._environment or jinja.restricted()
         text = None
         try:
-            text = render_text(source, self.parameters, self._environment)
-        except UndefinedError as error:
+            text = jinja.render_text(source, self.parameters, self._environment)
+        except jinja.UndefinedError as error:
             if self.strict:
                 message = f"a parameter is missing: {shorten(error.message or '', 100)}"
                 spot.refuse(
@@ -119,7 +84,7 @@ class Renderer:
                     code="template",
                     fix="give it under use_resources, or write {{ name | default('…') }} in the resource",
                 )
-        except TemplateError as error:
+        except jinja.TemplateError as error:
             spot.refuse(
                 f"the template is refused: {shorten(error.message or str(error), 200)}",
                 code="template",
@@ -150,54 +115,19 @@ def is_template(text: str) -> bool:
     return "{{" in text or "{%" in text or "{#" in text
 
 
-def render_text(source: str, parameters: Mapping[str, Parameter], environment: _Environment | None = None) -> str:
-    """One template rendered. Raises ``jinja2.TemplateError`` (``SecurityError`` for what is not taken here)."""
-    environment = environment or _environment()
-    tree = _checked(source, environment)
-    template = environment.from_string(tree)
-    size = 0
-    parts: list[str] = []
-    for part in template.generate(**parameters):
-        size += len(part)
-        if size > MAX_RENDERED:
-            raise SecurityError(f"the template gives more than {MAX_RENDERED} characters")
-        parts.append(part)
-    return "".join(parts)
-
-
-def _checked(source: str, environment: _Environment) -> nodes.Template:
-    if len(source) > MAX_TEMPLATE:
-        raise SecurityError(f"the template is longer than {MAX_TEMPLATE} characters")
-    tree = environment.parse(source)
-    for node in _walk(tree):
-        if not isinstance(node, _ALLOWED_NODES):
-            raise SecurityError(f"{type(node).__name__.lower()} is not taken in a resource's template")
-        if isinstance(node, nodes.Filter) and node.name not in FILTERS:
-            raise SecurityError(f"there is no filter {node.name!r}")
-        if isinstance(node, nodes.Test) and node.name not in TESTS:
-            raise SecurityError(f"there is no test {node.name!r}")
-    return tree
-
-
-def _walk(tree: nodes.Node) -> Iterator[nodes.Node]:
-    """Every node; ``SecurityError`` where they nest too deep for Python's own compiler."""
-    todo = [(tree, 1)]
-    while todo:
-        node, depth = todo.pop()
-        if depth > MAX_NESTING:
-            raise SecurityError("the template is nested too deep")
-        yield node
-        todo.extend((child, depth + 1) for child in node.iter_child_nodes())
-
-
 def parameters_of(node: Node) -> frozenset[str]:
     """The parameters that a document's templates name; those in broken templates are left out."""
-    environment = _environment()
+    found = tuple(_templates(node))
+    if not found:
+        return frozenset()
+    from lain_sdk.manifest import jinja  # noqa: PLC0415 - megabytes that only a template needs
+
+    environment = jinja.restricted()
     names: set[str] = set()
-    for text in _templates(node):
+    for text in found:
         try:
-            names |= find_undeclared_variables(_checked(text, environment))
-        except (TemplateError, RecursionError):
+            names |= jinja.named_in(text, environment)
+        except (jinja.TemplateError, RecursionError):
             continue
     return frozenset(names)
 

@@ -16,9 +16,8 @@ from lain_console.administration import CLUSTER_WIDE, KNOWN_CONFIG, MAX_TOKEN_SE
 from lain_console.operations.candidate import ENV_NAME
 from lain_sdk.manifest.names import MAX_APPNAME, MAX_NAME, NAME, RESERVED, host_problem
 from lain_sdk.manifest.versions import MAX_VERSION, VERSION
-from lain_shared.json_fields import Flag, Number, QueryFlag, QueryNumber, QueryWhole, Whole
+from lain_shared.json_fields import Flag, Number, QueryFlag, QueryNumber, QueryWhole, Whole, pattern
 from lain_shared.model.config import Role
-from lain_shared.openapi import pattern
 
 JsonSchema = Mapping[str, Any]
 SIZE = re.compile(r"(?P<number>[1-9][0-9]{0,9})(?P<unit>[mMgG])\Z")

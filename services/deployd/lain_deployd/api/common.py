@@ -11,7 +11,7 @@ from aiohttp import web
 from lain_deployd.controller.admin import Admin
 from lain_deployd.controller.views import SWITCHES
 from lain_deployd.controller.world import Snapshots
-from lain_shared.openapi import pattern
+from lain_shared.json_fields import pattern
 from lain_shared.tokens import Principal
 
 NODE_NAME = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,61}[a-z0-9])?\Z")
