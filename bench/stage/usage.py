@@ -91,10 +91,11 @@ def container_seconds(node: str, ids: Iterable[str]) -> dict[str, float]:
 
     async def ask() -> dict[str, float]:
         async with engine_of(NodeContainer(node)) as engine:
-            found: dict[str, float] = {}
-            for id in ids:
-                stats = await engine.call("GET", f"containers/{id}/stats", stream=False, **ONE_SHOT)
-                found[id] = float(stats["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9
-            return found
+            wanted = list(ids)  # at once: each takes the Engine up to a second
+            told = await asyncio.gather(
+                *(engine.call("GET", f"containers/{id}/stats", stream=False, **ONE_SHOT) for id in wanted)
+            )
+            used = (float(stats["cpu_stats"]["cpu_usage"]["total_usage"]) / 1e9 for stats in told)
+            return dict(zip(wanted, used, strict=True))
 
     return asyncio.run(ask())
