@@ -14,7 +14,7 @@ from lain_console.operations.start import Intent, Starter
 from lain_console.state import Scene, State
 from lain_shared.errors import LeaseLost
 from lain_shared.lease import LeaseKeeper
-from lain_shared.model.app import App, HistoryRecord, Operation, OperationKind, OperationPhase, Release
+from lain_shared.model.app import App, HistoryRecord, Operation, OperationKind, OperationPhase, Outcome, Release
 from lain_shared.model.node import Alive, Node, NodeState
 from lain_shared.model.pod import Desired, PodTemplate, ProcType
 from lain_shared.model.route import Route
@@ -143,3 +143,16 @@ class Console:
         operation = await self.starter.start("hello", who, plan, replace_running=replace_running)
         assert operation is not None
         return operation
+
+
+def second(*procs: str) -> Release:
+    """A second release: web again, and these workers."""
+    return release_of(2, web(2), *(proc(name, 2) for name in procs))
+
+
+async def deployed(bench: Bench, console: Console, release: Release | None = None) -> None:
+    """Release 1 runs."""
+    await bench.register()
+    await console.deploy(release or release_of(1, web(1), proc("old", 1)))
+    record = await bench.run(console)
+    assert record is not None and record.outcome is Outcome.SUCCEEDED, record

@@ -12,16 +12,10 @@ from lain_shared.model.app import Outcome
 from lain_shared.model.node import Alive, Node
 from lain_shared.placement import Ask, place
 from lain_shared.records import BadRecord
-from lain_shared.testing import MemoryStore
 from tests.unit.console.builders import Bench, Console, proc, release_of, web
 
 NEWER = b'{"v":99}'
 GARBAGE = b"\x00not json"
-
-
-@pytest.fixture
-def bench() -> Bench:
-    return Bench(MemoryStore())
 
 
 @pytest.fixture

@@ -10,13 +10,7 @@ from lain_console.operations.driver import RELEASES_KEPT
 from lain_shared import keys
 from lain_shared.model.app import AppState, Outcome
 from lain_shared.model.image import KeptImages
-from lain_shared.testing import MemoryStore
 from tests.unit.console.builders import Bench, Console, proc, release_of, web
-
-
-@pytest.fixture
-def bench() -> Bench:
-    return Bench(MemoryStore())
 
 
 @pytest.fixture

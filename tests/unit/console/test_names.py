@@ -19,11 +19,6 @@ from tests.unit.console.builders import Bench, Console, release_of, web
 
 
 @pytest.fixture
-def bench() -> Bench:
-    return Bench(MemoryStore())
-
-
-@pytest.fixture
 async def console(bench: Bench) -> Console:
     await bench.register()
     return await bench.console()

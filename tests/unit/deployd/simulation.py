@@ -33,7 +33,7 @@ from lain_shared.model.pod import (
     Strategy,
 )
 from lain_shared.model.route import Endpoints, Route, RouterMember, RouterState
-from lain_shared.model.status import ProcStatus
+from lain_shared.model.status import ProcPhase, ProcStatus
 from lain_shared.records import Stored
 from lain_shared.store import Entry
 
@@ -414,3 +414,12 @@ class World:
             for (node, pod), seen, _ in self.all(keys.OBSERVED)
             if (seen.app, seen.proc) == (app, proc) and seen.state is PodState.RUNNING
         )
+
+
+def deployed(nodes: int = 1, routers: int = 1, **more: Any) -> World:
+    """A world in which ``hello`` runs as wanted."""
+    world = World(nodes, routers=routers)
+    world.want(desired(**more))
+    world.settle()
+    assert world.status().phase is ProcPhase.STABLE, world.status().message
+    return world

@@ -10,16 +10,9 @@ import pytest
 from lain_shared import keys
 from lain_shared.model.pod import PodState, ProcType, Strategy
 from lain_shared.model.status import DeployStep, ProcPhase
-from tests.unit.deployd.simulation import World, desired, template
+from tests.unit.deployd.simulation import World, deployed, desired, template
 
 TICK = 0.25
-
-
-def deployed(**more: Any) -> World:
-    world = World()
-    world.want(desired(**more))
-    world.settle()
-    return world
 
 
 def roll(world: World, *, new_leaders: bool = False) -> tuple[dict[str, float], float]:

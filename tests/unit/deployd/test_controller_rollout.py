@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
@@ -11,17 +10,8 @@ from lain_deployd.controller.actions import PutAssignment
 from lain_shared import keys
 from lain_shared.model.node import Switch
 from lain_shared.model.pod import ProcType, Strategy, Volume
-from lain_shared.model.route import Route, RouteClaim
 from lain_shared.model.status import ProcPhase
-from tests.unit.deployd.simulation import MIB, Broken, World, desired, template
-
-
-def deployed(nodes: int = 1, routers: int = 1, **more: Any) -> World:
-    world = World(nodes, routers=routers)
-    world.want(desired(**more))
-    world.settle()
-    assert world.status().phase is ProcPhase.STABLE, world.status().message
-    return world
+from tests.unit.deployd.simulation import MIB, Broken, World, deployed, desired, template
 
 
 def test_a_settled_world_is_left_alone() -> None:
@@ -74,83 +64,6 @@ def test_rolling_back_recreates_nothing() -> None:
     world.settle()
     assert world.endpoints().ready == before
     assert world.status().phase is ProcPhase.STABLE
-
-
-def test_a_router_that_does_not_acknowledge_pauses_the_rollout_and_is_named() -> None:
-    world = deployed(routers=2)
-    world.routers["r2"].stuck = True
-    world.want(desired(release=2, template=template("good2")))
-    world.settle()
-    status = world.status()
-    assert status.phase is ProcPhase.PAUSED
-    assert "r2" in status.message and "r1" not in status.message
-    assert len([order for _, order in world.pods() if order.run]) == 3, "nothing is stopped"
-    world.revive_router("r2")
-    world.settle()
-    assert world.status().phase is ProcPhase.STABLE
-
-
-def test_a_router_that_is_away_is_waited_for_thirty_seconds() -> None:
-    world = deployed(routers=2)
-    world.kill_router("r2")
-    world.one_pass()
-    began = world.now
-    world.want(desired(release=2, instances=1, template=template("good2")))
-    while any(order.draining is False and order.template.image == "good" for _, order in world.pods()):
-        world.one_pass(), world.agents(), world.step_routers()
-        world.now += 0.05
-    world.settle()
-    assert world.now - began >= 30
-    assert world.status().phase is ProcPhase.STABLE
-
-
-def test_a_router_without_nginx_has_applied_what_its_nginx_would_start_from() -> None:
-    world = deployed(routers=1)
-    state = world.get(keys.ROUTERS, "r1")
-    world.routers["r1"].stuck = True
-    world.put(keys.ROUTERS.key("r1"), replace(state, boot_id=""))
-    world.checking = False  # nobody is behind that router: it has no nginx
-    world.want(desired(release=2, template=template("good2")))
-    world.settle()
-    assert world.status().phase is ProcPhase.PAUSED, "an nginx that starts now would send to pods that are gone"
-    world.put(keys.ROUTERS.key("r1"), replace(state, boot_id="", applied_revision=10**6))
-    world.settle()
-    assert world.status().phase is ProcPhase.STABLE
-
-
-def test_a_router_that_could_not_apply_the_app_holds_only_that_app() -> None:
-    world = deployed()
-    world.want(desired("other"))
-    world.settle()
-    world.routers["r1"].stuck = True
-    state = world.get(keys.ROUTERS, "r1")
-    world.put(keys.ROUTERS.key("r1"), replace(state, applied_revision=10**6, not_applied=("hello",)))
-    world.checking = False
-    for app in ("hello", "other"):
-        world.want(desired(app, release=2, template=template("good2")))
-    world.settle()
-    assert world.status("hello").phase is ProcPhase.PAUSED
-    assert world.status("other").phase is ProcPhase.STABLE
-
-
-def test_a_busy_address_drains_for_drain_seconds_and_no_longer() -> None:
-    world = deployed(instances=1, drain_seconds=60.0)
-    world.routers["r1"].busy = {world.endpoints().ready[0].address}
-    world.want(desired(release=2, instances=1, drain_seconds=60.0, template=template("good2")))
-    began = world.now
-    while len(world.pods()) < 2 or any(order.run for _, order in world.pods() if order.template.image == "good"):
-        world.one_pass(), world.agents(), world.step_routers()
-        world.now += 1
-        assert world.now < began + 120
-    assert world.now - began >= 60
-
-
-def test_an_idle_address_is_released_at_once() -> None:
-    world = deployed(instances=1, drain_seconds=60.0)
-    world.want(desired(release=2, instances=1, drain_seconds=60.0, template=template("good2")))
-    began = world.now
-    world.settle()
-    assert world.now - began < 10
 
 
 def test_workers_need_no_router() -> None:
@@ -395,114 +308,6 @@ def test_progress_is_what_gets_better_and_outlives_a_leader() -> None:
         world.now += 10
         world.one_pass(cut_after=100), world.agents()
     assert world.status().progress_at == before, "crashing again and again is no progress"
-
-
-# --- routes -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_new_route_is_added_when_a_new_instance_is_ready() -> None:
-    world = deployed()
-    both = (Route("hello.lain.localhost"), Route("new.example.com"))
-    world.want(desired(release=2, template=template("bad"), routes=both))
-    world.settle()
-    assert world.endpoints().routes == (Route("hello.lain.localhost"),)
-    world.want(desired(release=3, template=template("good3"), routes=both))
-    world.settle()
-    assert world.endpoints().routes == both
-
-
-ROUTE = (Route("hello.lain.localhost"),)
-
-
-@pytest.mark.parametrize(
-    "more", [{"kept_routes": ROUTE}, {"routes": ROUTE}, {}], ids=["kept", "claimed by both", "dropped"]
-)
-def test_a_route_that_moves_changes_owner_in_one_moment(more: dict[str, Any]) -> None:
-    (route,) = ROUTE
-    world = deployed(routes=(route,))
-    world.put(keys.ROUTES.key(route.host, "/"), RouteClaim(route.host, "/", "hello", "new"))
-    world.want(desired(release=2, **{"routes": (), **more}))
-    world.want(desired(proc="new", release=2, template=template("good2"), routes=(route,)))
-    holders = set()
-    for _ in range(60):
-        world.one_pass()
-        holders.add(tuple(name for (_, name), ep, _ in world.all(keys.ENDPOINTS) if route in ep.routes))
-        world.agents(), world.step_routers()
-    assert holders == {("web",), ("new",)}, "always one of the two, and never none"
-    world.settle()
-    assert world.endpoints(proc="new").routes == (route,)
-
-
-def test_a_route_the_release_lacks_is_served_until_the_operation_ends() -> None:
-    world = deployed(routes=ROUTE)
-    world.want(desired(release=2, template=template("good2"), routes=(), kept_routes=ROUTE))
-    world.settle()
-    assert world.endpoints().routes == ROUTE
-    world.want(desired(release=2, template=template("good2"), routes=()))
-    world.settle()
-    assert world.endpoints().routes == ()
-
-
-# --- oneshots ---------------------------------------------------------------------------------------------------------
-
-
-def oneshot(release: int = 1, image: str = "good", **more: Any) -> World:
-    world = World()
-    world.want(desired(proc="migrate", type=ProcType.ONESHOT, release=release, instances=1, routes=(),
-                       template=template(image, port=None), **more))  # fmt: skip
-    return world
-
-
-def test_a_oneshot_runs_once_a_release() -> None:
-    world = oneshot()
-    world.settle()
-    assert world.status(proc="migrate").phase is ProcPhase.DONE
-    world.want(replace(world.wanted("hello", "migrate"), restarts={1: 3}))
-    world.settle()
-    assert len(world.oneshots_run) == 1
-    world.want(replace(world.wanted("hello", "migrate"), release=2))
-    world.settle()
-    assert [release for *_, release in world.oneshots_run] == [1, 2]
-    assert len(world.pods(proc="migrate")) == 1
-
-
-def test_a_oneshot_that_fails_is_not_run_again() -> None:
-    world = oneshot(image="bad")
-    world.settle()
-    assert world.status(proc="migrate").phase is ProcPhase.FAILED
-    assert len(world.oneshots_run) == 1
-
-
-def test_a_oneshot_whose_assignment_was_deleted_is_not_run_again() -> None:
-    world = oneshot()
-    world.settle()
-    ((node, order),) = world.pods(proc="migrate")
-    world.delete(keys.ASSIGN.key(node, str(order.pod)))
-    world.agents()
-    world.settle()
-    assert len(world.oneshots_run) == 1
-    assert world.status(proc="migrate").phase is ProcPhase.DONE
-
-
-def test_a_oneshot_that_was_taken_away_while_it_ran_failed() -> None:
-    world = oneshot()
-    for _ in range(3):
-        world.one_pass(), world.agents()
-    ((node, order),) = world.pods(proc="migrate")
-    world.delete(keys.ASSIGN.key(node, str(order.pod)))
-    world.agents()
-    world.settle()
-    assert len(world.oneshots_run) == 1
-    assert world.status(proc="migrate").phase is ProcPhase.FAILED
-
-
-def test_an_ended_oneshot_takes_no_room() -> None:
-    world = World(1, memory_bytes=40 * MIB)
-    world.want(desired(proc="migrate", type=ProcType.ONESHOT, instances=1, routes=(), template=template(port=None)))
-    world.settle()
-    world.want(desired(instances=1))
-    world.settle()
-    assert world.status().phase is ProcPhase.STABLE
 
 
 # --- what others did --------------------------------------------------------------------------------------------------
