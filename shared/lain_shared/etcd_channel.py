@@ -149,9 +149,12 @@ class Member:
 
     async def connect(self, seconds: float) -> None:
         """Return when connected, or known not to be (the call then says why); ``Refused`` when it is still trying after ``seconds``."""
-        await self._close_retired()
+        if self._retired:
+            await self._close_retired()
         states = grpc.ChannelConnectivity
         state = self._channel.get_state(try_to_connect=True)
+        if state is states.READY:
+            return
         try:
             async with asyncio.timeout(seconds):
                 while state in (states.IDLE, states.CONNECTING):
