@@ -12,8 +12,7 @@ from lain_cli.render import Screen
 from lain_shared.model.traffic import LossReport, LossWindow
 from tests.fixtures.cli import FakeConsole, Lain
 from tests.unit.cli import views
-
-APP = "/api/v1/apps/hello/"
+from tests.unit.cli.views import APP
 
 
 def window(requests: int = 0, errors: int = 0, app_errors: int = 0, p99_ms: float | None = None) -> LossWindow:
@@ -60,14 +59,6 @@ def test_whole() -> None:
     running = shown(LossReport(window(), window(1), complete=False, why="r2: has not told what it counted"))
     assert "r2: has not told what it counted" in running
     assert "not over" in running
-
-
-@pytest.fixture
-def here(lain: Lain, console: FakeConsole) -> Lain:
-    lain.commit({"lain.yaml": "appname: hello\nbuild: {base: b, script: []}\nweb: {cmd: hello}\n"})
-    console.answers["GET", "/api/v1/repos/hello/versions/"] = views.versions(views.NEW, current=views.NEW)
-    console.answers["GET", APP] = views.app()
-    return lain
 
 
 def test_history_shows_it(here: Lain, console: FakeConsole) -> None:

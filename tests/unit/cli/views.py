@@ -28,6 +28,8 @@ from lain_shared.model.app import (
 from lain_shared.model.pod import Evidence, PodState, ProcType
 from lain_shared.model.status import InstanceStatus, ProcPhase, ProcStatus
 
+APP = "/api/v1/apps/hello/"
+REPO = "/api/v1/repos/hello/"
 NEW, OLD = "5-a", "3-b"
 AT = 1500000000.0
 
