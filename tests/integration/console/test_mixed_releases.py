@@ -6,8 +6,7 @@ from lain_console.operations.driver import RELEASES_KEPT
 from lain_sdk.client import Console
 from lain_shared import keys
 from lain_shared.model.app import Outcome
-from tests.fixtures.console import ClusterForConsole, manifest
-from tests.integration.console.test_console import deploy, done
+from tests.fixtures.console import ClusterForConsole, deploy, done, manifest
 
 OLD = "web: {cmd: serve, port: 8000, env: [FROM=old]}\nworker.mailer: {cmd: mail, env: [FROM=old]}"
 NEW = "web: {cmd: serve, port: 8000, env: [FROM=new]}\nworker.other: {cmd: other, env: [FROM=new]}"
