@@ -68,8 +68,9 @@ SHORT_SECONDS = 1800.0
 MIB = 1024 * 1024
 WATCHED = {"console": "console", "controller": "deployd", "agent": "agent", "watcher": "watcher", "etcd": "etcd"}
 NGINX = "nginx"
-DATABASE = ("etcd: keys as of now", "etcd: database in use", "etcd: database file", "etcd: memory")
+DATABASE = ("etcd: database in use", "etcd: database file", "etcd: memory")
 """What follows etcd's own cycle of compaction."""
+OF_ETCD = (*DATABASE, "etcd: keys as of now", "etcd: number of keys")
 KILL_EXCUSES_SECONDS = (-1.0, 2.0)
 """A request to the killed instance's app that was due so long before its kill, or so long after, may be explained by it."""
 NGINX_EXCUSES_SECONDS = (-1.0, 1.0)
@@ -302,7 +303,9 @@ def judge(proof: Proof, log: Log, samples: Sequence[Sample]) -> None:
         later = [point for point in points if point.at >= log.settled_at]
         case.add("all since", *(point.value for point in later))
         case.note(f"a fitted line: {100 * trend(later):+.1f} % from minute {log.settled_at / 60:.0f} to the end")
-        if name not in TOLD:
+        if name in OF_ETCD and log.seconds < SHORT_SECONDS:
+            case.note("told, without a target: what etcd keeps is not at its bound in a run as short as this")
+        elif name not in TOLD:
             case.target("the last median by the first", growth(early, late), at_most=GROWTH)
     lost, excused = unexplained(samples, log.kills)
     case = proof.case("requests")
@@ -310,9 +313,12 @@ def judge(proof: Proof, log: Log, samples: Sequence[Sample]) -> None:
     case.target("failed, and no kill of who served them explains it", len(lost), at_most=0)
     case.target("requests", len(samples), at_least=0.95 * RATE * log.seconds)
     case.note(
-        f"{len(samples)} requests, {excused} failed that a kill explains, {len(log.kills)} kills of those who serve"
+        f"{len(samples)} requests, {len(log.kills)} kills of those who serve, which explain {len(excused)} failures"
     )
-    case.notes += [f"{one.due:.3f} {one.host} {one.outcome} after {one.milliseconds:.0f} ms" for one in lost[:20]]
+    for kind, ones in (("unexplained", lost), ("explained", excused)):
+        case.notes += [
+            f"{kind}: {one.due:.3f} {one.host} {one.outcome} after {one.milliseconds:.0f} ms" for one in ones[:20]
+        ]
     case = proof.case("operations")
     case.add("lain", len(log.failed))
     case.target("operations that did not succeed", len(log.failed), at_most=0)
@@ -346,8 +352,8 @@ def trend(points: Sequence[Point]) -> float:
     return line.slope * (points[-1].at - points[0].at) / at_first if at_first else 0.0
 
 
-def unexplained(samples: Sequence[Sample], kills: Sequence[Kill]) -> tuple[list[Sample], int]:
-    """The failures that no kill explains, and how many are explained."""
+def unexplained(samples: Sequence[Sample], kills: Sequence[Kill]) -> tuple[list[Sample], list[Sample]]:
+    """The failures that no kill explains, and those that one does."""
     failed = [sample for sample in samples if sample.outcome != "200"]
 
     def explains(kill: Kill, sample: Sample) -> bool:
@@ -355,4 +361,4 @@ def unexplained(samples: Sequence[Sample], kills: Sequence[Kill]) -> tuple[list[
         return kill.host in ("", sample.host) and before <= sample.due - kill.at <= after
 
     lost = [sample for sample in failed if not any(explains(kill, sample) for kill in kills)]
-    return lost, len(failed) - len(lost)
+    return lost, [sample for sample in failed if sample not in lost]

@@ -63,4 +63,4 @@ def test_a_failure_is_explained_by_the_kill_of_who_served_it_or_of_the_router_th
     samples = [sample(10.5, "a"), sample(10.5, "b"), sample(20.0, "a"), sample(30.2, "b"), sample(40.0, "a", "200")]
     lost, excused = unexplained(samples, [Kill(10.0, "a"), Kill(30.0, "")])
     assert lost == [samples[1], samples[2]]
-    assert excused == 2
+    assert excused == [samples[0], samples[3]]
