@@ -20,11 +20,8 @@ from lain_shared.records import Records
 from lain_shared.store import Store
 from lain_shared.testing import MemoryStore, eventually
 from tests.fixtures.nginx import NginxBox
-from tests.integration.watcher import test_watcher
 from tests.integration.watcher.test_nginx_swaps import Load
-from tests.integration.watcher.test_watcher import Watched, ready
-
-watch = test_watcher.watch
+from tests.integration.watcher.watched import Watched, ready
 
 
 class Marked:

@@ -4,141 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-import signal
 import ssl
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import aiohttp
 import pytest
 
 from lain_shared import keys
-from lain_shared.daemon import Health, run_daemon
 from lain_shared.etcd import EtcdStore
 from lain_shared.model.config import ClusterConfig
-from lain_shared.model.route import Endpoint, Endpoints, ProxyOptions, Route, RouterMember, RouterState
+from lain_shared.model.route import ProxyOptions, Route, RouterMember
 from lain_shared.records import Records
-from lain_shared.store import Store
 from lain_shared.testing import MemoryStore, eventually
-from lain_watcher import main
-from lain_watcher.adapters.nginx import Nginx
 from lain_watcher.api import api
-from lain_watcher.router import STARTING
-from lain_watcher.settings import Settings
 from tests.fixtures.certificates import Authority
-from tests.fixtures.etcd import Cluster, free_ports
-from tests.fixtures.nginx import NginxBox, is_open
-from tests.fixtures.routing import Backend, Front
+from tests.fixtures.etcd import Cluster
 from tests.integration.watcher.test_nginx_swaps import Load
-
-
-@dataclass
-class Watched:
-    """A watcher and its nginx on a store."""
-
-    store: Store
-    front: Front
-    settings: Settings
-    health: Health
-    stop: asyncio.Event
-    task: asyncio.Task[None]
-    endpoints: Records[Endpoints] = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.endpoints = Records(self.store, keys.ENDPOINTS, Endpoints)
-
-    async def put(
-        self, app: str, *ready: Backend, host: str = "", routes: tuple[Route, ...] | None = None, **more: Any
-    ) -> int:
-        """Write ``endpoints/<app>/web`` as deployd would; returns its revision."""
-        given = routes if routes is not None else (Route(host or f"{app}.example"),)
-        return await self.endpoints.put(
-            Endpoints(
-                app, "web", ready[0].port if ready else 8000, given,
-                ready=tuple(endpoint(backend) for backend in ready), **more,
-            ), app, "web",
-        )  # fmt: skip
-
-    async def published(self) -> RouterState:
-        stored = await Records(self.store, keys.ROUTERS, RouterState).get(self.settings.router)
-        assert stored is not None
-        return stored.value
-
-    async def applied(self, revision: int) -> RouterState:
-        """Wait until the router says that it applied ``revision``."""
-
-        async def reached() -> RouterState | None:
-            state = await self.published()
-            return state if state.applied_revision >= revision else None
-
-        found = await eventually(reached, what=f"revision {revision} applied")
-        assert found is not None
-        return found
-
-    async def api(self, method: str, path: str) -> tuple[int, Any]:
-        url = f"http://127.0.0.1:{self.settings.port}{path}"
-        async with self.front.session.request(method, url) as answer:
-            return answer.status, await answer.json() if answer.content_type == "application/json" else None
-
-    async def end(self) -> None:
-        self.stop.set()
-        await self.task
-
-
-def endpoint(backend: Backend) -> Endpoint:
-    return Endpoint(1, 1, backend.address, backend.port)
-
-
-@pytest.fixture
-async def watch(make_nginx: Callable[..., NginxBox], tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
-    """Starts a watcher on a store, with an nginx (or with a given one)."""
-    async with AsyncExitStack() as stack:
-
-        async def start(store: Store, *, box: NginxBox | None = None, nginx: bool = True, **more: Any) -> Watched:
-            fresh = box is None
-            box = box or make_nginx(wait_seconds="30")
-            settings = Settings(
-                router="r1", etcd=(), listen="127.0.0.1", port=free_ports(1)[0], state_dir=box.shared, **{
-                    "certificates": tmp_path / "certificates", "sync_wait_seconds": 30.0, "lease_seconds": 5, **more},
-            )  # fmt: skip
-            session = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
-            adapter = await stack.enter_async_context(Nginx.connect(box.control))
-            watched = await stack.enter_async_context(running(settings, store, Front(box, adapter, session)))
-            if fresh and nginx:
-                await asyncio.to_thread(box.start)
-            return watched
-
-        yield start
-
-
-@asynccontextmanager
-async def running(settings: Settings, store: Store, front: Front) -> AsyncIterator[Watched]:
-    health, stop = Health(), asyncio.Event()
-    async with (
-        Nginx.connect(settings.socket) as nginx,
-        main.assembled(settings, health, store, nginx) as daemon,
-    ):
-        task = asyncio.create_task(run_daemon(daemon, health=health, stop=stop))
-        watched = Watched(store, front, settings, health, stop, task)
-        try:
-            yield watched
-        finally:
-            stop.set()
-            await task
-
-
-async def ready(watched: Watched) -> None:
-    async def is_ready() -> bool:
-        try:
-            return (await watched.api("GET", "/readyz"))[0] == 200
-        except aiohttp.ClientError:
-            return False  # it does not listen yet
-
-    await eventually(is_ready, what="the watcher is ready")
+from tests.integration.watcher.watched import Watched, endpoint, ready
 
 
 async def test_a_ready_instance_answers_within_moments(watch: Callable[..., Any], backends: Callable[..., Any]) -> None:
@@ -345,47 +229,6 @@ async def test_a_start_without_the_store_serves_the_last_good_table(
     await ready(second)
 
 
-async def test_nginx_listens_only_after_a_sync(watch: Callable[..., Any], backends: Callable[..., Any]) -> None:
-    """An old table on disk must not be served while etcd could tell better."""
-    store = MemoryStore()
-    first: Watched = await watch(store)
-    old, new = await backends("old", "new")
-    await first.applied(await first.put("hello", old))
-    box = first.front.box
-    await first.end()
-    assert await asyncio.to_thread(box.stop) == 0
-    box.start(wait=False)
-    await eventually(lambda: box.said.count("waiting_for_the_watcher") == 2)
-    assert not is_open(box.http_port)
-    await first.put("hello", new)
-    second: Watched = await watch(store, box=box)
-    await asyncio.to_thread(box.wait_up)
-    assert (await second.front.get("/")).json["backend"] == "new"
-
-
-async def test_nginx_away_and_back(watch: Callable[..., Any], backends: Callable[..., Any]) -> None:
-    watched: Watched = await watch(MemoryStore())
-    one, two = await backends("one", "two")
-    first = await watched.applied(await watched.put("hello", one))
-    box = watched.front.box
-    assert await asyncio.to_thread(box.stop) == 0
-
-    async def away() -> bool:
-        return (await watched.published()).boot_id == ""
-
-    await eventually(away)
-    state = await watched.applied(await watched.put("hello", two))
-    assert state.boot_id == "", "no process exists: what it would start from counts as applied"
-    assert "nginx" in (await watched.api("GET", "/readyz"))[1]["reasons"]
-    await asyncio.to_thread(box.start)
-    assert (await watched.front.get("/")).json["backend"] == "two"
-
-    async def back() -> bool:
-        return (await watched.published()).boot_id not in ("", first.boot_id)
-
-    await eventually(back)
-
-
 async def test_a_full_disk_stops_no_change_but_its_acknowledgement(
     watch: Callable[..., Any], backends: Callable[..., Any]
 ) -> None:
@@ -403,86 +246,6 @@ async def test_a_full_disk_stops_no_change_but_its_acknowledgement(
     assert (await watched.published()).applied_revision == before.applied_revision
     obstacle.rmdir()
     await watched.applied(revision)
-
-
-async def test_a_silent_nginx_is_not_an_absent_one(watch: Callable[..., Any], backends: Callable[..., Any]) -> None:
-    """A frozen nginx may still send requests somewhere: its last word stands, nothing newer counts as applied."""
-    import os
-    import signal
-
-    watched: Watched = await watch(MemoryStore())
-    one, two = await backends("one", "two")
-    before = await watched.applied(await watched.put("hello", one))
-    workers = watched.front.box.workers
-    for pid in workers:
-        os.kill(pid, signal.SIGSTOP)
-    revision = await watched.put("hello", two)
-    await eventually(
-        lambda: any("nginx" in name for name in watched.health.not_ready()), 20, "nginx counts as not ready"
-    )
-    state = await watched.published()
-    assert (state.boot_id, state.applied_revision) == (before.boot_id, before.applied_revision)
-    for pid in workers:
-        os.kill(pid, signal.SIGCONT)
-    await watched.applied(revision)
-
-
-async def test_an_nginx_that_ends_its_last_requests_is_not_absent(
-    watch: Callable[..., Any], backends: Callable[..., Any], make_nginx: Callable[..., NginxBox]
-) -> None:
-    """A graceful stop removes the control socket at once; pods are needed until the last worker is gone."""
-    box = make_nginx(wait_seconds="30", grace_seconds="30")
-    watched: Watched = await watch(MemoryStore(), box=box)
-    await asyncio.to_thread(box.start)
-    old, new = await backends("old", "new")
-    await watched.applied(await watched.put("hello", old))
-    asking = asyncio.create_task(watched.front.get("/slow"))
-    await eventually(lambda: old.waiting == 1)
-    before = await watched.applied(await watched.put("hello", new, draining=(endpoint(old),)))
-    assert before.busy == (old.address,)
-    stopping = asyncio.create_task(asyncio.to_thread(box.stop, signal.SIGQUIT))
-
-    async def why() -> str:
-        return str((await watched.api("GET", "/readyz"))[1]["reasons"].get("nginx", ""))
-
-    assert "processes exist" in await eventually(why)
-    revision = await watched.put("late", new)
-    await eventually(lambda: b"late" in (box.shared / "table.jsonl").read_bytes())
-    state = await watched.published()
-    assert (state.boot_id, state.busy) == (before.boot_id, (old.address,))
-    assert state.applied_revision < revision
-    old.release.set()
-    assert (await asking).status == 200
-    assert await stopping == 0
-    state = await watched.applied(revision)
-    assert (state.boot_id, state.busy) == ("", ())
-
-
-async def test_an_nginx_that_starts_is_not_absent(
-    watch: Callable[..., Any], backends: Callable[..., Any], make_nginx: Callable[..., NginxBox], tmp_path: Path
-) -> None:
-    """It may have read the table already: what is written before it answers is not applied."""
-    slow, reads, go = tmp_path / "slow-nginx", tmp_path / "reads", tmp_path / "go"
-    slow.write_text(f'#!/bin/sh\ntouch {reads}\nwhile [ ! -e {go} ]; do sleep 0.02; done\nexec nginx "$@"\n')
-    slow.chmod(0o755)
-    box = make_nginx(wait_seconds="30", binary=str(slow))
-    watched: Watched = await watch(MemoryStore(), box=box)
-    one, two = await backends("one", "two")
-    absent = await watched.applied(await watched.put("hello", one))
-    assert absent.boot_id == ""
-    box.start(wait=False)
-    await eventually(reads.exists)
-    revision = await watched.put("hello", two)
-
-    async def seen() -> bool:
-        return (await watched.published()).boot_id == STARTING
-
-    await eventually(seen)
-    await eventually(lambda: two.address.encode() in (box.shared / "table.jsonl").read_bytes())
-    assert (await watched.published()).applied_revision < revision
-    go.touch()
-    await asyncio.to_thread(box.wait_up)
-    assert (await watched.applied(revision)).boot_id not in ("", STARTING)
 
 
 async def test_a_restart_does_not_unregister_and_an_operator_can(watch: Callable[..., Any]) -> None:
