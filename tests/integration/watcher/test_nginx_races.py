@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -154,3 +154,68 @@ async def test_many_backends_are_reached_each_by_its_own_route(front: Front, bac
     assert (await front.get("/", "app-7.example")).status == 502
     await two.stop()
     assert {(await front.get("/", "pair.example")).json["backend"] for _ in range(6)} == {"one"}
+
+
+@asynccontextmanager
+async def scripted(answer: Callable[[int], Awaitable[bytes]]) -> AsyncIterator[tuple[str, list[bytes]]]:
+    """A backend that answers its n-th request with what ``answer(n)`` says, and closes the connection for b"". Its peer, and what it was asked."""
+    asked: list[bytes] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with closing(writer), suppress(OSError, asyncio.IncompleteReadError):
+            while True:
+                asked.append(await reader.readuntil(b"\r\n\r\n"))
+                said = await answer(len(asked))
+                if not said:
+                    return
+                writer.write(said)
+                await writer.drain()
+
+    server = await asyncio.start_server(serve, fresh_address(), 0)
+    address, port = server.sockets[0].getsockname()
+    try:
+        yield f"{address}:{port}", asked
+    finally:
+        server.close()
+        await server.wait_closed()
+
+
+async def test_an_app_cannot_send_a_request_through_the_router_once_more(front: Front) -> None:
+    """nginx would, for a header: the first attempt stayed in flight for ever, and its address busy."""
+
+    async def answer(_number: int) -> bytes:
+        return b"HTTP/1.1 200 OK\r\nX-Accel-Redirect: /again\r\nContent-Length: 2\r\n\r\nok"
+
+    async with scripted(answer) as (peer, asked):
+        await front.put(proc("hello", ready=(peer,)))
+        said = await front.get("/")
+        assert (said.status, said.body, len(asked)) == (200, b"ok", 1)
+        assert "X-Accel-Redirect" not in said.headers
+        await eventually(lambda: _nothing_in_flight(front), what="nothing is in flight any more")
+
+
+async def _nothing_in_flight(front: Front) -> bool:
+    return (await front.state()).inflight == {}
+
+
+async def test_a_second_attempt_does_not_go_to_who_left_the_table_meanwhile(front: Front) -> None:
+    """Nobody else is there to ask; but the acknowledgement said that nothing more is sent to that address."""
+    let_go = asyncio.Event()
+
+    async def answer(number: int) -> bytes:
+        if number == 1:
+            return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
+        await let_go.wait()
+        return b""
+
+    async with scripted(answer) as (peer, asked):
+        await front.put(proc("hello", ready=(peer,)))
+        assert (await front.get("/")).status == 200
+        second = asyncio.create_task(front.get("/"))
+        await eventually(
+            lambda: len(asked) == 2, what="the second request is there, on the idle connection or a new one"
+        )
+        await front.put(proc("hello", draining=(peer.partition(":")[0],)))
+        let_go.set()
+        assert (await second).status == 502
+        assert len(asked) == 2

@@ -87,6 +87,17 @@ local function judge(key)
   return backend -- most likely an idle connection that its backend closed just now: a new one may do
 end
 
+-- The backend as the newest table has it; nil: it left the table, and gets nothing new, not even the second attempt of what it had.
+local function still(proc, backend)
+  for _, list in ipairs { proc.ready, proc.suspect } do
+    for _, one in ipairs(list) do
+      if one[PEER] == backend[PEER] then
+        return one
+      end
+    end
+  end
+end
+
 -- By the newest table: the table, the proc or nil, the backend or nil.
 local function decide(name, key, tried, fallback)
   local live = current()
@@ -94,7 +105,7 @@ local function decide(name, key, tried, fallback)
   if not proc then
     return live, nil, nil
   end
-  return live, proc, proc.sticky and sticky(proc, key, tried) or choose(proc, tried) or fallback
+  return live, proc, proc.sticky and sticky(proc, key, tried) or choose(proc, tried) or (fallback and still(proc, fallback))
 end
 
 local function fail(failure)
