@@ -158,7 +158,7 @@ async def test_many_backends_are_reached_each_by_its_own_route(front: Front, bac
 
 @asynccontextmanager
 async def scripted(answer: Callable[[int], Awaitable[bytes]]) -> AsyncIterator[tuple[str, list[bytes]]]:
-    """A backend that answers its n-th request with what ``answer(n)`` says, and closes the connection for b"". Its peer, and what it was asked."""
+    """A backend that answers its n-th request with what ``answer(n)`` says, or closes for b"". Its peer, and what it was asked."""
     asked: list[bytes] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
