@@ -173,10 +173,16 @@ def _apps(on: Stage) -> tuple[App, App]:
 
 def _again(app: App) -> None:
     """``hello`` as its manifest has it: it may have been taken away, or scaled to more than the node has."""
-    app.ship("--replace", code=None)
-    app.lain("scale", "web", "--reset", code=None)
-    app.lain("start", code=None)
-    wait_until(lambda: app.get().status == 200, f"{app.name} answers", 120)
+    said = [
+        app.ship("--replace", code=None),
+        app.lain("scale", "web", "--reset", code=None),
+        app.lain("start", code=None),
+    ]
+    try:
+        wait_until(lambda: app.get().status == 200, f"{app.name} answers", 120)
+    except BaseException as error:
+        error.add_note("\n".join(each.out + each.err for each in (*said, app.lain("explain", code=None))))
+        raise
 
 
 def _known(on: Stage, name: str) -> dict[str, str | int]:
@@ -185,7 +191,8 @@ def _known(on: Stage, name: str) -> dict[str, str | int]:
         wait_until(lambda: on.cluster.lain("ps", "--app", "hello", "-o", "json").json()["procs"], "hello runs")
         pods = on.cluster.lain("ps", "--app", "hello", "-o", "json").json()["procs"][0]["pods"]
         pod = next(one for one in pods if one["ready"])
-        return {"pod": f"hello.web-{pod['instance']}.g{pod['generation']}"}
+        # a log that is followed ends when its pod does: schemathesis would wait for that
+        return {"pod": f"hello.web-{pod['instance']}.g{pod['generation']}", "follow": "false"}
     return dict(KNOWN.get(name, {}))
 
 
@@ -242,4 +249,5 @@ def _unready(on: Stage) -> list[str]:
 
 def _note(proof: Proof, case: str, breaches: list[str]) -> None:
     for text in breaches[:30]:
+        proof.say(f"{case}: {text}")
         proof.cases[case].note(text)

@@ -46,6 +46,9 @@ class Procs:
     starter: Starter
 
     async def scale(self, app: str, proc: str, scaling: Scaling, who: str, *, replace_running: bool = False) -> Started:
+        if scaling == Scaling(reset=True) and await self._forget(app, proc):
+            return Started(make_plan(app, OperationKind.SCALE, before={}, after={}), None)
+
         def change(footing: Footing) -> dict[str, Desired]:
             live = _lasting(app, proc, footing)
             base = next(each for each in footing.release.procs if each.proc == proc)
@@ -59,6 +62,16 @@ class Procs:
 
         text = "scale " + proc + (" back to the manifest" if scaling.reset else "")
         return await self._start(app, who, OperationKind.SCALE, text, change, replace_running=replace_running)
+
+    async def _forget(self, name: str, proc: str) -> bool:
+        """What was set by scale outlives an undeploy, and may be why the app cannot be deployed again: it is taken back without a rollout."""
+        scene = await self.state.scene(name)
+        app = scene.app.value
+        if scene.operation is not None or app.release is not None or proc not in app.overrides:
+            return False
+        rest = {other: values for other, values in app.overrides.items() if other != proc}
+        await self.state.apps.put(replace(app, overrides=rest), name, expect=scene.app.entry.mod_revision)
+        return True
 
     async def restart(self, app: str, proc: str | None, instance: int | None, who: str) -> Started:
         def change(footing: Footing) -> dict[str, Desired]:

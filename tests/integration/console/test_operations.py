@@ -129,6 +129,21 @@ async def test_scale_wins_over_the_manifest_until_it_is_reset(cluster: ClusterFo
         await lain.scale("hello", "nobody", 1)
 
 
+async def test_what_scale_set_can_be_taken_back_while_the_app_is_not_deployed(
+    cluster: ClusterForConsole, lain: Console
+) -> None:
+    """It outlives an undeploy, and may be the very reason why the app fits on no node any more."""
+    await deploy(cluster, lain, "1-aaa")
+    await done(lain, await lain.scale("hello", "web", 3))
+    await done(lain, await lain.undeploy("hello"))
+    accepted = await lain.scale("hello", "web", reset=True)
+    assert accepted.operation is None
+    with pytest.raises(NotFound, match="not deployed"):
+        await lain.scale("hello", "web", reset=True)
+    await deploy(cluster, lain, "1-aaa")
+    assert (await lain.proc("hello", "web")).instances == 1
+
+
 @pytest.mark.parametrize(
     "body",
     [{}, {"instances": "3"}, {"instances": -1}, {"memory": "abc"}, {"cpu": 9}, {"operation": "explode"},

@@ -134,6 +134,12 @@ def test_a_first_deploy_must_fit() -> None:
     assert room_for(None, replace(web(1), filters=("constraint:disk==ssd",)), node()) == (["no_node"], [])
 
 
+def test_a_first_deploy_that_does_not_fit_for_what_scale_set_says_so() -> None:
+    scaled = replace(web(1), instances=5, overrides=Overrides(instances=5))
+    (refused,), _ = judge_room({}, {"web": scaled}, {"n1": node()})
+    assert (refused.why, refused.next) == ("lain scale set instances 5", "lain scale hello web --reset")
+
+
 def test_an_upgrade_without_room_for_its_surge_is_warned_of() -> None:
     old = replace(web(1), instances=4)
     new = replace(web(2), instances=4)

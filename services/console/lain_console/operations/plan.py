@@ -238,6 +238,11 @@ def _judge_proc(old: Desired | None, desired: Desired, rooms: dict[str, Room]) -
             for _ in range(room.procs[desired.app, desired.proc]):
                 room.give_back(desired.app, desired.proc, old.template)
     refusal = _fit(ask, wanted, rooms)
+    if refusal is not None and old is None and desired.overrides.any:
+        values = ", ".join(f"{name} {value}" for name, value in override_values(desired.overrides).items())
+        refusal = replace(
+            refusal, why=f"lain scale set {values}", next=f"lain scale {desired.app} {desired.proc} --reset"
+        )
     return refusal, None if refusal is not None else warning
 
 
