@@ -174,8 +174,8 @@ def _apps(on: Stage) -> tuple[App, App]:
 def _again(app: App) -> None:
     """``hello`` as its manifest has it: it may have been taken away, or scaled to more than the node has."""
     said = [
+        app.lain("scale", "web", "--reset", "--replace", code=None),
         app.ship("--replace", code=None),
-        app.lain("scale", "web", "--reset", code=None),
         app.lain("start", code=None),
     ]
     try:

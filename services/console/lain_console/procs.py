@@ -64,7 +64,7 @@ class Procs:
         return await self._start(app, who, OperationKind.SCALE, text, change, replace_running=replace_running)
 
     async def _forget(self, name: str, proc: str) -> bool:
-        """What was set by scale outlives an undeploy, and may be why the app cannot be deployed again: it is taken back without a rollout."""
+        """What scale set outlives an undeploy, and may be why the app cannot be deployed again: it is taken back without a rollout."""
         scene = await self.state.scene(name)
         app = scene.app.value
         if scene.operation is not None or app.release is not None or proc not in app.overrides:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lain_deployd.agent.disk import Disk as StateFile
-from lain_deployd.agent.engine import Container, ContainerSpec, ContainerState, Image
+from lain_deployd.agent.engine import Container, ContainerSpec, ContainerState, EngineRefused, Image
 from lain_deployd.agent.execute import Executor
 from lain_deployd.agent.images import Images
 from lain_deployd.agent.keeper import Keeper
@@ -96,17 +96,76 @@ def test_a_container_that_is_discarded_is_ended_at_once_accounted_for_removed_an
     assert not isinstance(step, Remove), "the next container is another matter"
 
 
-async def test_pods_are_measured_when_the_disk_filled_and_not_before(tmp_path: Path) -> None:
-    engine = FakeEngine(images={"app": Image("1", (), 1)})
+def test_what_a_oneshot_that_is_done_left_behind_goes_and_it_does_not_run_again() -> None:
+    order = Order(Assignment(POD.app, POD.proc, 1, 7, ProcType.ONESHOT, 1, TEMPLATE), 3)
+    memory = Memory(address="172.20.1.5", exit_seen_at=99.0, done_exit_code=0, discard="c1")
+    ground = Ground(100.0, True, cpus=CPUS)
+    done = View(POD, order, (container(ContainerState.EXITED),), memory)
+    assert next_step(done, ground) == Remove(POD, "c1")
+    assert next_step(replace(done, containers=(container(ContainerState.REMOVING),)), ground) is None
+    assert next_step(replace(done, containers=()), ground) is None
+    assert next_step(replace(done, memory=replace(memory, discard="")), ground) is None
+
+
+def keeper_of(engine: FakeEngine, tmp_path: Path) -> Keeper:
     executor = Executor(
         engine, Images(engine, lambda: None, lambda: 100.0), lambda: Place("n1", "", PurePosixPath(tmp_path), CPUS), lambda: ()
     )  # fmt: skip
-    keeper = Keeper("n1", engine, executor, StateFile(tmp_path / "agent.json"), AgentMetrics())
-    made = await engine.create(ContainerSpec(str(OTHER), "app", {}, limits_of(TEMPLATE, CPUS)))
+    return Keeper("n1", engine, executor, StateFile(tmp_path / "agent.json"), AgentMetrics())
+
+
+async def running(keeper: Keeper, engine: FakeEngine, pod: PodId) -> str:
+    made = await engine.create(ContainerSpec(str(pod), "app", {}, limits_of(TEMPLATE, CPUS)))
     await engine.start(made)
     found = await engine.container(made)
     assert found is not None
-    keeper.containers[OTHER], keeper.memory[OTHER] = (found,), Memory(address="172.20.1.5")
+    keeper.containers[pod], keeper.memory[pod] = (found,), Memory(address="172.20.1.5")
+    return made
+
+
+class Stubborn(FakeEngine):
+    """Cannot say what one container wrote."""
+
+    silent_of = ""
+
+    async def layer_bytes(self, container: str) -> int | None:
+        size = await super().layer_bytes(container)
+        if container == self.silent_of:
+            raise EngineRefused("what it wrote cannot be counted", why="no such layer")
+        return size
+
+
+async def test_one_that_cannot_be_measured_hides_no_other(tmp_path: Path) -> None:
+    engine = Stubborn(images={"app": Image("1", (), 1)})
+    keeper = keeper_of(engine, tmp_path)
+    engine.silent_of = await running(keeper, engine, POD)
+    made = await running(keeper, engine, OTHER)
+    engine.layers[made] = 12 * GIB
+    pressure = Pressure(
+        engine, keeper, share_percent=10.0, high_percent=85.0, look=lambda _path: Disk(100 * GIB, 32 * GIB), clock=lambda: 0.0
+    )  # fmt: skip
+    await pressure.one_pass(known=True)
+    assert keeper.memory[OTHER].discard == made
+
+
+async def test_what_does_not_go_is_not_measured_every_second(tmp_path: Path) -> None:
+    """Its end may be waited for: a back-off, an Engine that cannot remove it."""
+    engine = FakeEngine(images={"app": Image("1", (), 1)})
+    keeper = keeper_of(engine, tmp_path)
+    made = await running(keeper, engine, OTHER)
+    engine.layers[made] = 12 * GIB
+    pressure = Pressure(
+        engine, keeper, share_percent=10.0, high_percent=85.0, look=lambda _path: Disk(100 * GIB, 32 * GIB), clock=lambda: 0.0
+    )  # fmt: skip
+    for _ in range(5):
+        await pressure.one_pass(known=True)
+    assert keeper.memory[OTHER].discard == made and engine.calls["layer_bytes"] == 2
+
+
+async def test_pods_are_measured_when_the_disk_filled_and_not_before(tmp_path: Path) -> None:
+    engine = FakeEngine(images={"app": Image("1", (), 1)})
+    keeper = keeper_of(engine, tmp_path)
+    made = await running(keeper, engine, OTHER)
     now, used = 0.0, 20 * GIB
     pressure = Pressure(
         engine, keeper, share_percent=10.0, high_percent=85.0,

@@ -193,14 +193,16 @@ class Keeper:
         self.wake()
 
     def discard(self, pod: PodId, container: str, because: str) -> bool:
-        """End that container, take it away with all it wrote, and make the pod anew; False: not now, something is being done with it."""
+        """End that container, take it away with all it wrote, and make the pod anew; False: not now, or that is under way already."""
         here, memory = self.containers.get(pod), self.memory.get(pod)
         if pod in self._workers or memory is None or not here or here[0].id != container or here[0].started_at is None:
             return False
-        self.memory[pod] = replace(memory, discard=container)
         known = self.health.get(pod)
         if known is None or known.run != here[0].started_at:
             known = Health(here[0].started_at)
+        if memory.discard == container and known.restart_because:
+            return False
+        self.memory[pod] = replace(memory, discard=container)
         self.health[pod] = replace(known, restart_because=because)
         self.wake()
         return True

@@ -115,7 +115,8 @@ def _kill_timeout(view: View, container: Container) -> int:
 def _toward_running(view: View, order: Order, ground: Ground) -> Action | None:
     memory, container = view.memory or Memory(), view.container
     if memory.done_exit_code is not None:
-        return None
+        is_left = container is not None and container.state is not ContainerState.REMOVING
+        return Remove(view.pod, container.id) if container and is_left and memory.discard == container.id else None
     may_start = not view.in_the_way and not is_ahead(memory.retry_at, ground.now, MAX_BACKOFF_SECONDS)
     if container is not None and not container.address and container.state is not ContainerState.REMOVING:
         return Remove(view.pod, container.id)  # made while the Engine died: it would give it any address, or has

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import structlog
 
-from lain_deployd.agent.engine import Engine
+from lain_deployd.agent.engine import Engine, EngineUnavailable
 from lain_deployd.agent.keeper import Keeper
+from lain_shared.errors import LainError
 from lain_shared.model.pod import PodId
 
 log = structlog.get_logger()
@@ -125,7 +126,14 @@ class Pressure:
 
         async def one(pod: PodId, container: str) -> Written:
             async with gate:
-                return Written(pod, container, await self._engine.layer_bytes(container) or 0)
+                try:
+                    size = await self._engine.layer_bytes(container)
+                except EngineUnavailable:
+                    raise
+                except LainError as error:  # its own trouble: the others are measured
+                    log.warning("pod_not_measured", pod=str(pod), error=error.message, why=error.why)
+                    size = None
+                return Written(pod, container, size or 0)
 
         running = [(pod, here[0].id) for pod, here in self._keeper.containers.items() if here]
         return list(await asyncio.gather(*(one(pod, container) for pod, container in running)))
