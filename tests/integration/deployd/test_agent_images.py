@@ -62,6 +62,7 @@ async def test_unused_images_go_when_the_disk_fills_up_and_only_ours(bench: Benc
         for wanted in (stays, goes):
             await bench.until(await bench.give(wanted), PodState.RUNNING)
         await bench.retire(goes)
+    await Records(bench.store, keys.KEPT_IMAGES, KeptImages).put(KeptImages("hello", 1, (used,)), "hello", 1)
     async with bench.agent(disk_high_percent=0, resync_seconds=1.0):
 
         def images() -> str:
@@ -121,6 +122,10 @@ async def test_what_can_be_gone_back_to_stays_however_full_the_disk_is(
         assert "/oldest" in images(), "the record that cannot be read may name it"
 
         await store.delete(unreadable)
+        await passes(2)
+        assert "/oldest" in images(), "nobody keeps what runs: that console keeps no records, and any image may be one"
+
+        await kept.put(KeptImages("hello", 3, (current,)), "hello", 3)
         await eventually(lambda: "/oldest" not in images(), what="what no release names is gone")
         await passes(2)
         assert "/before" in images() and "/current" in images()

@@ -32,6 +32,18 @@ async def test_one_record_that_cannot_be_read_may_name_any_image() -> None:
     assert await kept.read() == {"a@sha256:1"} and not kept.bad
 
 
+async def test_a_console_of_before_there_were_records_keeps_all_it_does_not_name() -> None:
+    """It writes none, or, gone back to for a while, none of its newest release."""
+    store = MemoryStore()
+    records = Records(store, keys.KEPT_IMAGES, KeptImages)
+    kept = Kept(store, "r:5000")
+    assert await kept.read(frozenset({"r:5000/hello@sha256:2"})) is None
+    await records.put(KeptImages("hello", 1, ("hello@sha256:1",)), "hello", 1)
+    assert await kept.read(frozenset({"r:5000/hello@sha256:2"})) is None
+    await records.put(KeptImages("hello", 2, ("hello@sha256:2",)), "hello", 2)
+    assert await kept.read(frozenset({"r:5000/hello@sha256:2"})) == {"r:5000/hello@sha256:1", "r:5000/hello@sha256:2"}
+
+
 class Away(MemoryStore):
     """A store that answers nothing."""
 

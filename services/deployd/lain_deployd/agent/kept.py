@@ -26,17 +26,21 @@ class Kept:
         self.bad: Mapping[str, str] = {}
         """Records that could not be read when last asked for: key → why."""
 
-    async def read(self) -> frozenset[str] | None:
-        """As this node's Engine names them; None: nobody can say now, so that any image may be one."""
+    async def read(self, running: frozenset[str] = frozenset()) -> frozenset[str] | None:
+        """As this node's Engine names them; None: nobody can say now, so that any image may be one.
+
+        ``running``: images of pods that are to run here. Their releases can be gone back to: where one is not kept, the console is of before
+        there were such records.
+        """
         try:
             found, self.bad = await self._records.list_readable()
         except LainError as error:
             self._tell(f"{error.message}: {error.why}" if error.why else error.message)
             return None
-        self._tell("; ".join(self.bad.values()))
-        if self.bad:
-            return None
-        return frozenset(reference_of(image, self._registry) for stored in found for image in stored.value.images)
+        kept = frozenset(reference_of(image, self._registry) for stored in found for image in stored.value.images)
+        unsaid = sorted(running - kept)
+        self._tell("; ".join(self.bad.values()) or (f"no release keeps {unsaid[0]}, which runs here" if unsaid else ""))
+        return None if self.bad or unsaid else kept
 
     def _tell(self, trouble: str) -> None:
         if trouble and trouble != self._trouble:

@@ -367,16 +367,15 @@ class NodeReport:
         if not (self._watch.reachable and self._keeper.whole):
             return
         full = self._disk_is_full
-        if not full() or not self._images.used.keys() - self._ordered_images():
+        if not full() or not self._images.used.keys() - self._images_of(self._keeper.orders.values()):
             self._kept.bad = {}  # who asks for nothing minds no record
             return
-        kept = await self._kept.read()
-        if kept is not None and await self._images.clear(self._ordered_images() | kept, full):
+        kept = await self._kept.read(self._images_of(one for one in self._keeper.orders.values() if one.assignment.run))
+        if kept is not None and await self._images.clear(self._images_of(self._keeper.orders.values()) | kept, full):
             self.on_cleared()
 
-    def _ordered_images(self) -> frozenset[str]:
-        wanted = self._keeper.orders.values()
-        return frozenset(reference_of(order.assignment.template.image, self._registry) for order in wanted)
+    def _images_of(self, orders: Iterable[Order]) -> frozenset[str]:
+        return frozenset(reference_of(order.assignment.template.image, self._registry) for order in orders)
 
     def _disk_is_full(self) -> bool:
         usage = shutil.disk_usage(existing(self.root))
