@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from lain_deployd.controller.pace import GATHER_SECONDS
 from lain_shared import keys
-from lain_shared.model.pod import PodState
+from lain_shared.model.pod import Observed, PodState
 from lain_shared.model.status import ProcPhase
 from tests.unit.deployd.simulation import World, desired, template
 
@@ -130,3 +130,56 @@ def test_many_that_are_gone_one_after_the_other_are_few_writes() -> None:
     assert world.writes - before - 20 <= 2 * passes + 2, (
         "each pod's order is taken away; the rest is told in few passes"
     )
+
+
+def told_before_they_were_made(*, seen: bool) -> World:
+    """Three pods were ordered, and two of them told to stop before anything was made of them. ``seen``: their nodes have spoken of them."""
+    world = World()
+    world.want(desired(instances=3, template=template("slow")))
+    world.one_pass()
+    if seen:
+        world.agents()
+        world.one_pass()
+    world.now += 2 * GATHER_SECONDS
+    world.want(desired(instances=1, template=template("slow")))
+    world.one_pass()
+    assert [order.run for _, order in world.pods()] == [True, False, False]
+    return world
+
+
+def forget(world: World, instance: int) -> None:
+    """Its node has nothing of it any more."""
+    for (node, pod), seen, _ in list(world.all(keys.OBSERVED)):
+        if seen.instance == instance:
+            world.delete(keys.OBSERVED.key(node, pod))
+
+
+def instances(world: World) -> list[int]:
+    return [order.instance for _, order in world.pods()]
+
+
+def test_a_pod_whose_end_waits_is_remembered_to_have_been_there() -> None:
+    world = told_before_they_were_made(seen=True)
+    world.now += STEP_SECONDS
+    forget(world, 2)
+    assert world.one_pass() == 0, "another one is still to go"
+    world.now = world.wake_at or 0.0
+    world.one_pass()
+    assert instances(world) == [1, 3]
+
+
+def test_a_pod_that_never_was_and_whose_end_waits_is_not_waited_for_anew() -> None:
+    world = told_before_they_were_made(seen=False)
+    world.one_pass()
+    world.now += world.decider.limits.unseen_seconds - STEP_SECONDS
+    for (node, pod), order, revision in list(world.all(keys.ASSIGN)):
+        if order.instance == 1:
+            world.put(
+                keys.OBSERVED.key(node, pod),
+                Observed("hello", "web", 1, order.generation, PodState.PULLING, revision),
+            )
+    assert world.one_pass() == 1, "something is told just before the wait is over"
+    for seconds in (2 * STEP_SECONDS, GATHER_SECONDS):
+        world.now += seconds
+        world.one_pass()
+    assert instances(world) == [1]

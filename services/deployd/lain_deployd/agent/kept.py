@@ -29,8 +29,8 @@ class Kept:
     async def read(self, running: frozenset[str] = frozenset()) -> frozenset[str] | None:
         """As this node's Engine names them; None: nobody can say now, so that any image may be one.
 
-        ``running``: images of pods that are to run here. Their releases can be gone back to: where one is not kept, the console is of before
-        there were such records.
+        ``running``: images of pods that are to run here. Their releases can be gone back to: where one is not kept, the console is of
+        before there were such records.
         """
         try:
             found, self.bad = await self._records.list_readable()

@@ -84,7 +84,7 @@ def _remember(memory: ProcMemory, revision: int, now: float) -> ProcMemory:
 
 
 def _memory(proc: Proc, told_at: float) -> ProcMemory:
-    seen = frozenset(pod.key for pod in proc.pods if pod.there and proc.was_seen(pod))
+    seen = frozenset(pod.key for pod in proc.pods if proc.was_seen(pod))  # also what is gone, until that is written
     return ProcMemory(proc.leaving, proc.memory.endpoints, seen, proc.unseen, proc.ahead, told_at)
 
 

@@ -62,9 +62,9 @@ def _is_gone(proc: Proc, pod: Pod) -> bool:
         return False
     now, since = proc.cluster.now, proc.memory.unseen.get(pod.key, proc.cluster.now)
     due = since + proc.cluster.limits.unseen_seconds
+    proc.unseen[pod.key] = since
     if now >= due:
         return True
-    proc.unseen[pod.key] = since
     proc.wake.append(due)
     return False
 
