@@ -113,9 +113,16 @@ async def test_output_and_commands(bench: Bench, caller: Caller) -> None:
             assert len(await text_of(client, logs, tail=1)) == 1
             assert sorted(await text_of(client, logs, previous=True)) == ["run", "warning"]
             assert await text_of(client, logs, since=time.time() + 10) == []
+            assert sorted(await text_of(client, logs, previous=True, follow=True)) == ["run", "warning"], "it has ended"
             assert await refusal(client, logs, tail="many") is Invalid
             assert await refusal(client, "/api/v1/pods/no/logs/") is Invalid
             assert await refusal(client, "/api/v1/pods/hello.web-9.g1/logs/") is NotFound
+            another = order(template("sleep", "3600"), instance=2)
+            fresh = await bench.give(another)
+            await bench.until(fresh, PodState.RUNNING, ready=True)
+            for more in ({}, {"follow": True}):
+                assert await refusal(client, f"/api/v1/pods/{fresh}/logs/", previous=True, **more) is NotFound
+            await bench.retire(another)
             await follow_over_a_restart(bench, client, pod)
             await commands(client, pod)
             await losses(bench, client)

@@ -45,7 +45,7 @@ api = Api("agent", "0.1.0", "The pods of one node: what runs, its output, comman
 
 
 class LogsSchema(Schema):
-    """``since``: seconds since the epoch. ``previous``: the run that ended last. ``follow``: go on, over restarts, until it is gone."""
+    """``since``: seconds since the epoch. ``previous``: the run that ended last. ``follow``: else go on, over restarts, till it is gone."""
 
     follow = QueryFlag(load_default=False)
     previous = QueryFlag(load_default=False)
@@ -81,7 +81,7 @@ async def logs(request: web.Request) -> web.StreamResponse:
     pieces = streams.output(request.app[KEEPER], request.app[ENGINE], request.match_info["pod"], **wanted)
     async with aclosing(pieces):
         try:
-            if not wanted["follow"]:
+            if wanted["previous"] or not wanted["follow"]:
                 first = await anext(pieces, b"")  # a refusal still has its status
                 await response.prepare(request)
                 await response.write(first)

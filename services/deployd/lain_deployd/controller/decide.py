@@ -171,6 +171,7 @@ class Decider:
             },
             leaving=world.leaving,
             breaker=self.breaker,
+            room_wanted=any("room" in plan.waits for plan in self._plans.values()),
             maintenance=maintenance is not None and maintenance.on,
             guard_asleep=guard is not None and not guard.on,
             routers=self._routers(snapshots, now),

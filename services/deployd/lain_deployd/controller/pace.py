@@ -20,8 +20,11 @@ def can_wait(proc: Proc, changes: Sequence[Action]) -> bool:
     """Whether all that changes of ``proc`` is that some of its pods are ready, or gone, and more of them will be."""
     for change in changes:
         match change:
-            case PutEndpoints() | DropAssignment():
+            case PutEndpoints():
                 pass
+            case DropAssignment():
+                if proc.cluster.room_wanted:
+                    return False
             case PutStatus(after):
                 before = proc.view.status
                 if before is None or before.desired_revision != after.desired_revision:

@@ -142,6 +142,8 @@ class Cluster:
     """Nodes being drained."""
     breaker: str = ""
     """Why nothing is moved away from lost nodes; "" when it may be."""
+    room_wanted: bool = False
+    """Some app has an instance that no node has room for."""
     maintenance: bool = False
     guard_asleep: bool = False
     routers: Routers = field(default_factory=lambda: Routers(0.0))
