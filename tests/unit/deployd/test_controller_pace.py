@@ -8,7 +8,7 @@ from lain_deployd.controller.pace import GATHER_SECONDS
 from lain_shared import keys
 from lain_shared.model.pod import Observed, PodState
 from lain_shared.model.status import ProcPhase
-from tests.unit.deployd.simulation import World, desired, template
+from tests.unit.deployd.simulation import MIB, World, desired, template
 
 STEP_SECONDS = 0.01
 
@@ -130,6 +130,22 @@ def test_many_that_are_gone_one_after_the_other_are_few_writes() -> None:
     assert world.writes - before - 20 <= 2 * passes + 2, (
         "each pod's order is taken away; the rest is told in few passes"
     )
+
+
+def test_room_that_another_app_waits_for_is_given_back_at_once() -> None:
+    world = World(memory_bytes=3 * 32 * MIB)
+    world.want(desired(instances=3))
+    world.settle()
+    world.want(desired("other", instances=1))
+    world.one_pass()
+    assert not world.pods("other"), "the node is full"
+    world.unwant("hello", "web")
+    while any(order.run for _, order in world.pods()):
+        world.one_pass(), world.step_routers()
+    world.now += STEP_SECONDS
+    forget(world, 2)
+    world.one_pass(), world.one_pass()
+    assert instances(world) == [1, 3] and world.pods("other")
 
 
 def told_before_they_were_made(*, seen: bool) -> World:
