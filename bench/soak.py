@@ -137,9 +137,9 @@ def run(proof: Proof, options: Options) -> None:
                 drive(ground, log, random.Random(seed))
             load.end()
             samples = load.window(began, time.time()).samples
-    proof.facts.update(operations=dict(log.made), kills=len(log.kills), samples_missed=log.missed)
-    proof.facts["asked_again"] = dict(ground.asked_again.most_common())
-    judge(proof, log, samples)
+        proof.facts.update(operations=dict(log.made), kills=len(log.kills), samples_missed=log.missed)
+        proof.facts["asked_again"] = dict(ground.asked_again.most_common())
+        judge(proof, log, samples)
 
 
 def fill(ground: Ground) -> None:
