@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import hypothesis.strategies as st
+from hypothesis import HealthCheck, given, settings
+
+from lain_deployd.controller.decide import Decider
 from lain_deployd.controller.pace import GATHER_SECONDS
 from lain_shared import keys
 from lain_shared.model.pod import Observed, PodState
@@ -199,3 +203,47 @@ def test_a_pod_that_never_was_and_whose_end_waits_is_not_waited_for_anew() -> No
         world.now += seconds
         world.one_pass()
     assert instances(world) == [1]
+
+
+happenings = st.sampled_from(("ready", "not ready", "forget", "scale", "another release", "agents", "routers"))
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.tuples(happenings, st.integers(0, 5), st.sampled_from((0.01, 0.1, 0.3))), max_size=30))
+def test_nothing_waits_longer_than_it_may(events: list[tuple[str, int, float]]) -> None:
+    """A new leader holds nothing back: what it would write, the present one has written within the time."""
+    world = starting(4)
+    waits_since: float | None = None
+    for name, number, seconds in events:
+        happen(world, name, number)
+        until = world.now + seconds
+        while world.now < until:
+            world.now = min(until, world.wake_at or until) if (world.wake_at or until) > world.now else until
+            while world.one_pass():
+                waits_since = None
+            if not Decider().decide(world.snapshots(), world.now).writes:
+                waits_since = None
+            elif waits_since is None:
+                waits_since = world.now
+            assert waits_since is None or world.now - waits_since <= GATHER_SECONDS
+
+
+def happen(world: World, name: str, number: int) -> None:
+    wanted = world.wanted("hello", "web")
+    match name:
+        case "ready":
+            make_ready(world, number)
+        case "not ready":
+            for (node, pod), seen, _ in list(world.all(keys.OBSERVED)):
+                if seen.instance == number:
+                    world.put(keys.OBSERVED.key(node, pod), replace(seen, ready=False, ready_at=None))
+        case "forget":
+            forget(world, number)
+        case "scale":
+            world.want(replace(wanted, instances=number))
+        case "another release":
+            world.want(replace(wanted, release=wanted.release + 1, template=template(f"slow{wanted.release}")))
+        case "agents":
+            world.agents()
+        case _:
+            world.step_routers()
