@@ -47,8 +47,16 @@ def test_above_the_mark_whoever_wrote_most_goes_until_there_is_room() -> None:
         one.container for one in to_discard(Disk(100 * GIB, 88 * GIB), written, share_percent=10.0, high_percent=85.0)
     ] == ["c2"]
     assert [
-        one.container for one in to_discard(Disk(100 * GIB, 95 * GIB), written, share_percent=10.0, high_percent=85.0)
+        one.container for one in to_discard(Disk(100 * GIB, 92 * GIB), written, share_percent=10.0, high_percent=85.0)
     ] == ["c2", "c1"]
+
+
+def test_nobody_goes_in_vain_unless_the_disk_is_full() -> None:
+    """Where strangers fill the disk, ending pods makes no room: they would be ended again and again."""
+    written = [Written(POD, "c1", 2 * GIB), Written(OTHER, "c2", 1 * GIB)]
+    for used, gone in ((87, ["c1"]), (88, ["c1", "c2"]), (89, []), (94, []), (95, ["c1", "c2"])):
+        found = to_discard(Disk(100 * GIB, used * GIB), written, share_percent=10.0, high_percent=85.0)
+        assert [one.container for one in found] == gone, used
 
 
 @given(

@@ -134,6 +134,8 @@ def _exit_text(instance: InstanceStatus | None) -> str:
     evidence = instance.evidence
     if evidence.reason == "oom_killed":
         return " (out of memory)"
+    if evidence.reason == "disk_full":
+        return " (it wrote too much beside its volumes)"
     return f" (exit code {evidence.exit_code})" if evidence.exit_code is not None else f" ({evidence.reason})"
 
 

@@ -29,6 +29,8 @@ MEASURE_SECONDS = 60.0
 """Above the mark they are measured this often although nothing grew."""
 LEAST_PERCENT = 1.0
 """What takes less of the disk than this is not what fills it."""
+FULL_PERCENT = 95.0
+"""Soon nobody can write: whoever wrote most goes, even if that is not enough."""
 PARALLEL = 4
 MIB = 1024 * 1024
 
@@ -65,13 +67,19 @@ class Discard:
 def to_discard(
     disk: Disk, written: Iterable[Written], *, share_percent: float, high_percent: float
 ) -> tuple[Discard, ...]:
-    """Whoever is above its share; and while the disk stays above the mark, whoever wrote most (pure)."""
+    """Whoever is above its share; and while the disk stays above the mark, whoever wrote most (pure).
+
+    Unless it is full, nobody goes in vain: where strangers or volumes fill the disk, ending pods makes no room.
+    """
     used, found = disk.used_bytes, []
-    for one in sorted(written, key=lambda one: (-one.size_bytes, one.pod)):
+    written = sorted(written, key=lambda one: (-one.size_bytes, one.pod))
+    large = sum(one.size_bytes for one in written if disk.percent(one.size_bytes) >= LEAST_PERCENT)
+    helps = disk.percent(used - large) <= high_percent or disk.percent(used) >= FULL_PERCENT
+    for one in written:
         percent, full = disk.percent(one.size_bytes), disk.percent(used)
         if percent > share_percent:
             why = f"a pod may have {share_percent:g} %"
-        elif full > high_percent and percent >= LEAST_PERCENT:
+        elif helps and full > high_percent and percent >= LEAST_PERCENT:
             why = f"the disk is {full:.0f} % full, and it wrote more than others"
         else:
             continue
