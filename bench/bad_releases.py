@@ -33,7 +33,7 @@ DEADLINE_SECONDS = 20.0
 BACK_SECONDS = 10.0
 """What going back may take, after the deadline."""
 ORDER_SECONDS = 60.0
-ROLLED_BACK, REFUSED = 4, 3
+ROLLED_BACK, REFUSED, NOT_FOUND = 4, 3, 1
 APP, RIVAL, SHARED_HOST = "faulty", "rival", "shared.lain.localhost"
 
 
@@ -114,7 +114,7 @@ def judge(proof: Proof, fault: Fault, ended: Ended, told: Ended, took: float) ->
     case.add("lain", took)
     case.target("command to its failure", took, at_most=fault.within)
     case.target(f"ends with {fault.code}", ended.code, at_least=fault.code, at_most=fault.code)
-    refused = fault.code == REFUSED
+    refused = fault.code in (REFUSED, NOT_FOUND)
     text = f"{ended.out}\n{ended.err}" if refused else told.out
     missing = [word for word in fault.says if word.lower() not in text.lower()]
     case.target("words of the cause that the explanation lacks", len(missing), at_most=0)
@@ -224,7 +224,7 @@ def registry_down(ground: Ground) -> Iterator[None]:
 
 
 FAULTS = (
-    Fault("image never pushed", web("none", "  cpu: 1\n"), ("not in the registry", "lain push"), within=10, code=REFUSED, pushed=False),
+    Fault("image never pushed", web("none", "  cpu: 1\n"), ("has no version", "lain push"), within=10, code=NOT_FOUND, pushed=False),
     Fault("image deleted after the plan", web("none", "  cpu: 2\n"), ("image", "registry", "lain push"), while_=image_deleted),
     Fault("layer deleted after the plan", web("none", "  cpu: 3\n"), ("image", "registry", "lain push"), while_=layer_deleted),
     Fault("registry down", web("none", "  cpu: 4\n"), ("registry", "reach"), while_=registry_down),

@@ -94,6 +94,10 @@ def pull_failure(reference: str, error: LainError) -> LainError:
         return ImageMissing(
             f"registry {registry} has no image {repository}", why=error.why, next="push it again: lain push"
         )
+    if "unknown blob" in low or "blob unknown" in low:  # containerd's words, the registry's
+        return ImageMissing(
+            f"registry {registry} has image {repository} only in part", why=error.why, next="push it again: lain push"
+        )
     if any(word in low for word in unreachable) or 'get "http' in low:
         return RegistryUnreachable(
             f"registry {registry} cannot be reached from this node", why=error.why,
