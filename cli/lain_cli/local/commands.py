@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import click
@@ -14,7 +15,7 @@ from lain_cli.context import Run
 from lain_cli.local import images, preflight
 from lain_cli.local.cluster import Cluster, Status, names
 from lain_cli.local.docker import Docker
-from lain_cli.local.engine import OwnEngine
+from lain_cli.local.engine import OwnEngine, answers
 from lain_cli.local.preflight import PORTS
 from lain_cli.local.supplies import cache_dir
 from lain_cli.options import command
@@ -81,8 +82,9 @@ def up(run: Run, name: str, isolated: bool, any_ports: bool, no_build: bool) -> 
         own.start(docker)
         preflight.refuse(preflight.judge(preflight.gather(docker, own)))
     cluster = _cluster(run, name, isolated=isolated)
-    changed = cluster.up(dict.fromkeys(PORTS, 0) if any_ports else PORTS, build=not no_build)
-    status = cluster.status()
+    with _in_use(docker, own):
+        changed = cluster.up(dict.fromkeys(PORTS, 0) if any_ports else PORTS, build=not no_build)
+        status = cluster.status()
     run.progress.line(f"{name} is {'up' if changed else 'already up'} ({time.monotonic() - began:.1f} s)", "good")
     run.show(_document(status), lambda screen: _draw(screen, status))
 
@@ -157,13 +159,27 @@ def down(run: Run, name: str) -> None:
         _cluster(run, name).forget()
         run.progress.line("no Docker Engine runs here, so nothing of LAIN runs", "good")
         return
-    there = _cluster(run, name).down()
+    with _in_use(docker, own):
+        there = _cluster(run, name).down()
     run.progress.line(f"{name} is gone" if there else f"there was no cluster {name}", "good")
     if own.started() is not None and not names(docker):
         left = own.stop(docker)
         run.progress.line(
             f"the Docker Engine goes on: {left}" if left else "the Docker Engine is stopped; its images stay as a cache"
         )
+
+
+@contextlib.contextmanager
+def _in_use(docker: Docker, own: OwnEngine) -> Iterator[None]:
+    """No other `lain local` stops the Engine meanwhile."""
+    with own.in_use():
+        if not answers(docker):
+            raise Unavailable(
+                "the Docker Engine was stopped a moment ago",
+                why="another lain local took the last cluster away",
+                next="try again",
+            )
+        yield
 
 
 def _document(status: Status) -> Mapping[str, Any]:

@@ -6,12 +6,14 @@ Its data stay in the user's cache directory (images are worth keeping); what it 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -58,14 +60,33 @@ class OwnEngine:
             and not Path("/run/systemd/system").exists()
         )
 
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While this lasts no other process stops the Engine, though it runs nothing: a cluster is being made, or taken away."""
+        with self._locked(fcntl.LOCK_SH):
+            yield
+
+    @contextlib.contextmanager
+    def _locked(self, how: int) -> Iterator[None]:
+        """The lock of the Engine's life. Raises ``BlockingIOError`` where ``how`` says not to wait."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "lock").open("a") as file:
+            fcntl.flock(file, how)
+            yield
+
     def start(self, docker: Docker) -> None:
-        """Start dockerd and wait until it answers; ``Unavailable`` tells its last words. One that only is slow stays ours to stop."""
+        """Start dockerd, unless another process just did, and wait until it answers; ``Unavailable`` tells its last words. One that only is
+        slow stays ours to stop."""
+        with self._locked(fcntl.LOCK_EX):
+            if not answers(docker):
+                self._start(docker)
+
+    def _start(self, docker: Docker) -> None:
         if (running := self.started()) is not None:
             raise Unavailable(
                 "the Docker Engine that lain local started does not answer", evidence={"pid": running.pid},
                 next=f"read {self.folder / 'dockerd.log'}", code="engine_silent",
             )  # fmt: skip
-        self.folder.mkdir(parents=True, exist_ok=True)
         pidfile, logfile = self.folder / "dockerd.pid", self.folder / "dockerd.log"
         pidfile.unlink(missing_ok=True)
         before = (_ip_forward(), _tables(), _has_bridge())
@@ -80,7 +101,7 @@ class OwnEngine:
         record = Started(process.pid, _started_at(process.pid), before[0], before[1], before[2])
         self.record.write_text(json.dumps(asdict(record)))
         deadline = time.monotonic() + START_SECONDS
-        while not docker.succeeds("version", "--format", "{{.Server.Version}}"):
+        while not answers(docker):
             ended = process.poll() is not None
             if ended or time.monotonic() > deadline:
                 if ended:
@@ -104,6 +125,13 @@ class OwnEngine:
 
     def stop(self, docker: Docker) -> str | None:
         """Stop the Engine if we started it and nothing else runs on it. Returns why it was left running; None: gone, or not ours."""
+        try:
+            with self._locked(fcntl.LOCK_EX | fcntl.LOCK_NB):
+                return self._stop(docker)
+        except BlockingIOError:
+            return "another lain local is at work"
+
+    def _stop(self, docker: Docker) -> str | None:
         record = self.started()
         if record is None:
             self.record.unlink(missing_ok=True)
@@ -123,6 +151,10 @@ class OwnEngine:
         _clean(record)
         self.record.unlink(missing_ok=True)
         return None
+
+
+def answers(docker: Docker) -> bool:
+    return docker.succeeds("version", "--format", "{{.Server.Version}}")
 
 
 def _started_at(pid: int) -> str:
