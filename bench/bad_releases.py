@@ -33,6 +33,8 @@ DEADLINE_SECONDS = 20.0
 BACK_SECONDS = 10.0
 """What going back may take, after the deadline."""
 ORDER_SECONDS = 60.0
+PATIENCE_SECONDS = 60.0
+"""How much longer than its time a command is waited for."""
 ROLLED_BACK, REFUSED, NOT_FOUND = 4, 3, 1
 APP, RIVAL, SHARED_HOST = "faulty", "rival", "shared.lain.localhost"
 
@@ -99,7 +101,7 @@ def one_fault(proof: Proof, ground: Ground, load: Load, fault: Fault) -> None:
         app.lain("push")
     began = time.time()
     with fault.while_(ground):
-        ended = app.lain("deploy", "--version", ground.version, code=None)
+        ended = app.lain("deploy", "--version", ground.version, code=None, seconds=fault.within + PATIENCE_SECONDS)
         took = time.time() - began
         told = app.lain("explain", code=None)
     judge(proof, fault, ended, told, took)
