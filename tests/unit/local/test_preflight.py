@@ -138,7 +138,7 @@ def test_what_is_seen_of_an_engine_that_is_away(tmp_path: Path, silent: str, mon
     starting = seen(none)  # ours lives, and has no socket yet
     assert not starting.engine_absent and str(os.getpid()) in starting.engine_error
     with pytest.raises(Unavailable, match="does not answer"):
-        own.start(Docker())
+        own.start(Docker(environ={**os.environ, "DOCKER_HOST": none}))
     assert own.started() is not None
 
 
