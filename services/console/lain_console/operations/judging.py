@@ -120,12 +120,13 @@ def _failure(code: str, message: str, desired: Desired, instance: InstanceStatus
 
 
 def _worst(status: ProcStatus) -> InstanceStatus | None:
-    """The instance that shows best what is wrong."""
+    """The instance that shows best what is wrong: one that is not ready, best with evidence; else the last that ended."""
     wanted = [each for each in status.instances if each.wanted]
-    with_evidence = [each for each in wanted if each.evidence is not None and not each.ready]
-    if with_evidence:
-        return max(with_evidence, key=lambda each: each.restarts)
-    return next((each for each in wanted if not each.ready), None)
+    unready = [each for each in wanted if not each.ready]
+    if unready:
+        return max(unready, key=lambda each: (each.evidence is not None, each.restarts))
+    ended = [each for each in wanted if each.restarts and each.evidence is not None]
+    return max(ended, key=lambda each: each.evidence.at if each.evidence is not None else 0.0, default=None)
 
 
 def _exit_text(instance: InstanceStatus | None) -> str:

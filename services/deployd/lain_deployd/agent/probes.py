@@ -303,6 +303,8 @@ async def _connect(address: str, port: int) -> None:
 
 
 def _words(error: BaseException) -> str:
-    """An error in the kernel's words, without aiohttp's decoration."""
+    """An error in the kernel's words, without what aiohttp and asyncio make of them."""
     cause = getattr(error, "os_error", None) or error
-    return (getattr(cause, "strerror", None) or str(cause) or type(cause).__name__).lower()
+    if isinstance(cause, OSError) and cause.errno is not None and cause.errno > 0:
+        return os.strerror(cause.errno).lower()
+    return (str(cause) or type(cause).__name__).lower()

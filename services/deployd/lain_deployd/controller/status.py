@@ -275,13 +275,19 @@ def _rolling(proc: Proc) -> str:
         if pod.seen is None:
             return f"instance {instance}: waiting for node {pod.node}"
         if not pod.ready:
-            return f"instance {instance}: {pod.seen.progress or pod.seen.state.value}"
+            return f"instance {instance}: {pod.seen.progress or _unready(pod.seen)}"
         if not _updated(proc, pod):
             if proc.done(pod) and _refusal(pod.seen) and _answers(pod, pod.seen):
                 return f"instance {instance}: {pod.seen.error}"
             what = "for its limits" if proc.done(pod) else "until it was ready for long enough"
             return f"instance {instance}: waiting {what}"
     return "waiting for the old pods to be gone"
+
+
+def _unready(seen: Observed) -> str:
+    if seen.state is PodState.RUNNING and seen.evidence is not None and seen.evidence.reason == "probe_failed":
+        return seen.evidence.text  # it runs, and this is why that is not enough
+    return seen.state.value
 
 
 def _progress_at(proc: Proc, desired_revision: int, lines: tuple[InstanceStatus, ...]) -> float:
