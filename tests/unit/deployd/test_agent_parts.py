@@ -26,7 +26,7 @@ from lain_deployd.agent.engine import (
 )
 from lain_deployd.agent.images import Images, words
 from lain_deployd.agent.pods import Health, Memory, Order
-from lain_deployd.agent.probes import Answer, Asker, Prober, Target, Verdict
+from lain_deployd.agent.probes import Answer, Asker, Prober, Target, Verdict, pause
 from lain_deployd.agent.spec import Place, container_of, mounts_of
 from lain_deployd.agent.volumes import (
     VolumeMissing,
@@ -253,6 +253,34 @@ async def test_a_probe_that_crashed_is_put_again() -> None:
 async def test_what_is_ready_by_having_run_waits_no_longer_though_the_clock_was_set_back() -> None:
     async with probing(Target(PodId("hello", "web", 1, 1), "x", time.time() + 3_600, "")) as told:
         await eventually(lambda: told == [(True, "")])
+
+
+async def test_those_who_rest_are_woken_together_and_none_too_late() -> None:
+    loop, tick = asyncio.get_running_loop(), 0.05
+    slept: list[float] = []
+    rounds: dict[float, set[int]] = {}
+    """Tick → in which of the loop's rounds those who waited for it were woken."""
+    turn = 0
+
+    def count() -> None:
+        nonlocal turn
+        turn += 1
+        ticking[0] = loop.call_soon(count)
+
+    async def rest(after: float) -> None:
+        await asyncio.sleep(after)
+        began = loop.time()
+        await pause(6 * tick, tick)
+        slept.append(loop.time() - began)
+        rounds.setdefault((began + 6 * tick) // tick, set()).add(turn)
+
+    ticking = [loop.call_soon(count)]  # counts the loop's rounds
+    await asyncio.sleep(tick - loop.time() % tick)  # from one tick to the next
+    await asyncio.gather(*(rest(number * tick / 50) for number in range(10)))
+    ticking[0].cancel()
+    assert all(max(together) - min(together) <= 1 for together in rounds.values())
+    assert len(rounds) < 10
+    assert all(5 * tick <= seconds for seconds in slept)
 
 
 async def test_an_answer_that_is_no_http_is_quoted_in_short() -> None:

@@ -30,6 +30,8 @@ COSTLY_UNTIL_READY_SECONDS = 1.0
 SETTLED_AFTER_SECONDS = 60.0
 """What is not ready for this long is asked once a second."""
 CRASHED_SECONDS = 1.0
+TICK_SECONDS = 1.0
+"""Pods that rest are asked at whole ticks, and so together: to wake for one of them costs more than to ask ten."""
 MAX_TEXT = 500
 """An answer that is no HTTP is quoted by who reads it, all of it; the text goes into the store."""
 RUNNING_IS_READY_SECONDS = 2.0
@@ -198,7 +200,7 @@ class Prober:
             if found != told:
                 told = found
                 self._on_ready(target, *found)
-            await asyncio.sleep(self._pause(target, probe, verdict))
+            await pause(self._pause(target, probe, verdict))
 
     def _pause(self, target: Target, probe: Probe, verdict: Verdict) -> float:
         if verdict.holds:
@@ -211,7 +213,7 @@ class Prober:
     async def _watch_liveness(self, target: Target, probe: Probe) -> None:
         verdict = Verdict(True)
         while True:
-            await asyncio.sleep(probe.interval_seconds)
+            await pause(probe.interval_seconds)
             verdict = verdict.after(await self._ask(target, probe), probe)
             if not verdict.holds:
                 self._on_restart(target, f"liveness probe failed {verdict.bads} times: {verdict.text}")
@@ -283,6 +285,21 @@ class Asker:
             return Answer(False, f"{shown!r} cannot be run: {error.why or error.message}")
         said = f": {told.output[-200:]}" if told.output else ""
         return Answer(told.exit_code == 0, f"{shown!r} exited with {told.exit_code}{said}")
+
+
+async def pause(seconds: float, tick_seconds: float = TICK_SECONDS) -> None:
+    """Sleep that long; where it is several ticks, until the last tick before: then all who wait for that one go on at once."""
+    if seconds < 4 * tick_seconds:
+        await asyncio.sleep(seconds)
+        return
+    loop = asyncio.get_running_loop()
+    woken = loop.create_future()
+    at = (loop.time() + seconds) // tick_seconds * tick_seconds
+    timer = loop.call_at(at, lambda: None if woken.done() else woken.set_result(None))
+    try:
+        await woken
+    finally:
+        timer.cancel()
 
 
 async def _connect(address: str, port: int) -> None:
