@@ -29,10 +29,9 @@ def can_wait(proc: Proc, changes: Sequence[Action]) -> bool:
                 before = proc.view.status
                 if before is None or before.desired_revision != after.desired_revision:
                     return False
-                if not before.phase is after.phase is ProcPhase.ROLLING or before.step is not after.step:
-                    return (
-                        False  # also a step of the operation is over: how long it took is told by when that is written
-                    )
+                rolls_on = before.phase is after.phase is ProcPhase.ROLLING
+                if not rolls_on or before.step is not after.step:  # when a step ended is told by when that is written
+                    return False
             case _:
                 return False
     there = [pod for pod in proc.pods if pod.there]
