@@ -14,6 +14,7 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, TextIO
 
+from lain_cli.render import when
 from lain_shared.errors import LainError, Refused, Unavailable
 
 
@@ -71,7 +72,8 @@ def tell(error: LainError, stream: TextIO, *, colour: bool = False) -> None:
     for key, value in error.evidence.items():
         if _told_already(value, error):
             continue
-        lines.extend(_evidence(key, value, dim, end))
+        moment = key.endswith("_at") and isinstance(value, int | float)
+        lines.extend(_evidence(key, when(value) if moment else value, dim, end))
     if error.next:
         lines.extend(_indented("next: ", error.next))
     stream.write("\n".join(lines) + "\n")

@@ -1,12 +1,21 @@
-"""The file of a crash: it is sent to others, so it holds no secret, however the command was written."""
+"""What a person reads of a failure; and the file of a crash, which is sent to others and holds no secret, however the command was written."""
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
-from lain_cli.failures import crash_report
+from lain_cli.failures import crash_report, tell
+from lain_cli.render import when
+from lain_shared.errors import Conflict
+
+
+def test_a_moment_among_the_evidence_is_told_as_a_time() -> None:
+    out = io.StringIO()
+    tell(Conflict("hello is busy", evidence={"who": "eve", "started_at": 1_700_000_000.25}), out)
+    assert f"  started at: {when(1_700_000_000)}\n" in out.getvalue() and "  who: eve\n" in out.getvalue()
 
 
 @pytest.mark.parametrize(
