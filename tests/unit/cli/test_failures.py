@@ -1,4 +1,4 @@
-"""What a person reads of a failure; and the file of a crash, which is sent to others and holds no secret, however the command was written."""
+"""What a person reads of a failure; and the file of a crash: it is sent to others, so it holds no secret, whatever was typed."""
 
 from __future__ import annotations
 
