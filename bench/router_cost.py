@@ -2,13 +2,15 @@
 
 The plain peer is the same nginx with the same headers, logging and keep-alive, a ``server`` block an app, and no Lua. Each router has one
 worker on a core of its own; backend and client share another, so that the router is what is measured. Every app is asked in turn.
-The floor is plain nginx once more, told as another contender: how far two equal routers seem apart is what this machine can tell. At
-saturation the slowest hundredth is made by the kernel's turns between client and backend and differs fivefold from one reading to the
-next, for plain nginx as well; hence many short readings, in turns, and their median. Needs ``nginx`` and ``wrk``.
+The floor is plain nginx once more, told as another contender: how far two equal routers seem apart is what this machine can tell. The
+slowest hundredth differs several times over from one reading to the next, for plain nginx as well: the kernel makes client and backend wait
+for each other. Hence both run with real-time priority where that is allowed, readings are short and many, in turns, and their medians
+are compared. Needs ``nginx`` and ``wrk``.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import shutil
@@ -35,7 +37,7 @@ DESCRIPTION = "requests/s and p99 through our nginx beside plain proxy_pass to t
 SUPERVISOR = Path(__file__).resolve().parents[1] / "deploy" / "nginx" / "supervisor.py"
 CONNECTIONS = 32
 PLAIN, AGAIN, OURS = "plain", "plain again", "lain"
-ROUNDS, SECONDS, WARM_SECONDS = 31, 2, 4
+ROUNDS, SECONDS, WARM_SECONDS = 61, 1, 4
 QUICK_ROUNDS, QUICK_SECONDS, QUICK_WARM_SECONDS = 3, 1, 2
 ROUTER_CORE, LOAD_CORE = 0, 1
 
@@ -102,7 +104,9 @@ def run(proof: Proof, options: Options) -> None:
     rounds = options.rounds or (QUICK_ROUNDS if options.quick else ROUNDS)
     seconds = QUICK_SECONDS if options.quick else SECONDS
     warm_seconds = QUICK_WARM_SECONDS if options.quick else WARM_SECONDS
-    proof.facts.update(rounds=rounds, seconds=seconds, connections=CONNECTIONS, pinned=_pinned())
+    proof.facts.update(
+        rounds=rounds, seconds=seconds, connections=CONNECTIONS, pinned=_pinned(), real_time=bool(_at_once())
+    )
     for setting in SETTINGS:
         with routers(setting) as (sides, script):
             for side in sides:
@@ -137,7 +141,7 @@ def report(proof: Proof, setting: Setting, found: dict[str, list[Reading]]) -> N
 def measure(router: Router, script: Path, seconds: int) -> Reading:
     before = _worked_seconds(router.worker)
     url = f"http://127.0.0.1:{router.port}/"
-    argv = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s", str(script), url]
+    argv = [*_at_once(), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s", str(script), url]
     said = subprocess.run([*_on(LOAD_CORE), *argv], capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
         raise RuntimeError(f"{router.name} failed requests:\n{said}")
@@ -165,7 +169,7 @@ def routers(setting: Setting) -> Iterator[tuple[Sequence[Router], Path]]:
         (shared / "table.jsonl").write_bytes(encode(table(setting, backend)).text)
         user = "user nobody nogroup;" if os.geteuid() == 0 else ""
         (folder / "backend.conf").write_text(BACKEND.format(run=folder, port=backend, user=user))
-        stack.enter_context(_process(_nginx(folder, "backend.conf"), LOAD_CORE))
+        stack.enter_context(_process([*_at_once(), *_nginx(folder, "backend.conf")], LOAD_CORE))
         environ = {
             "LAIN_NGINX_SHARED": str(shared),
             "LAIN_NGINX_RUN": str(folder),
@@ -231,6 +235,14 @@ def _pinned() -> bool:
 def _on(core: int) -> list[str]:
     """What pins a command to a core, where there is more than one."""
     return ["taskset", "-c", str(sorted(os.sched_getaffinity(0))[core])] if _pinned() else []
+
+
+@functools.cache
+def _at_once() -> tuple[str, ...]:
+    """What gives a command real-time priority, where that is allowed."""
+    argv = ("chrt", "--fifo", "1")
+    allowed = subprocess.run([*argv, "true"], capture_output=True, check=False).returncode == 0
+    return argv if allowed else ()
 
 
 @contextmanager
