@@ -60,6 +60,9 @@ function request()
   at = (at + 1) % {apps}
   return requests[at]
 end
+function done(summary, latency)
+  io.write(string.format("p99 of %d: %d us\\n", summary.requests, latency:percentile(99)))
+end
 """
 
 
@@ -141,15 +144,15 @@ def report(proof: Proof, setting: Setting, found: dict[str, list[Reading]]) -> N
 def measure(router: Router, script: Path, seconds: int) -> Reading:
     before = _worked_seconds(router.worker)
     url = f"http://127.0.0.1:{router.port}/"
-    argv = [*_at_once(), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency", "-s", str(script), url]
+    argv = [*_at_once(), "wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "-s", str(script), url]
     said = subprocess.run([*_on(LOAD_CORE), *argv], capture_output=True, text=True, check=True).stdout
     if "Non-2xx" in said or "Socket errors" in said:
         raise RuntimeError(f"{router.name} failed requests:\n{said}")
-    count = int(_found(r"(\d+) requests in", said))
+    count, p99_us = (int(one) for one in _found(r"p99 of (\d+): (\d+) us", said))
     return Reading(
-        rate=float(_found(r"Requests/sec:\s+([\d.]+)", said)),
+        rate=float(*_found(r"Requests/sec:\s+([\d.]+)", said)),
         cpu_us=(_worked_seconds(router.worker) - before) / count * 1e6,
-        p99_ms=_milliseconds(_found(r"99%\s+(\S+)", said)),
+        p99_ms=p99_us / 1000,
     )
 
 
@@ -280,13 +283,8 @@ def _worked_seconds(pid: int) -> float:
     return int(Path(f"/proc/{pid}/schedstat").read_text().split()[0]) / 1e9
 
 
-def _milliseconds(text: str) -> float:
-    units = {"us": 0.001, "ms": 1.0, "s": 1000.0}
-    unit = next(unit for unit in units if text.endswith(unit))
-    return float(text.removesuffix(unit)) * units[unit]
-
-
-def _found(pattern: str, text: str) -> str:
+def _found(pattern: str, text: str) -> tuple[str, ...]:
     found = re.search(pattern, text)
-    assert found is not None, text
-    return found[1]
+    if found is None:
+        raise RuntimeError(f"wrk said nothing like {pattern!r}:\n{text}")
+    return found.groups()
