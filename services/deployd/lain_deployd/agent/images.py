@@ -28,10 +28,10 @@ def words(progress: PullProgress) -> str:
 
 
 @dataclass
-class _Pull:
-    """One pull, and everyone who waits for it."""
+class _Search:
+    """One image looked for, and pulled if need be, and everyone who waits for it."""
 
-    task: asyncio.Task[None]
+    task: asyncio.Task[Image]
     listeners: list[Callable[[str], None]]
 
 
@@ -44,7 +44,7 @@ class Images:
         self._engine = engine
         self._credentials = credentials
         self._clock = clock
-        self._pulls: dict[str, _Pull] = {}
+        self._searches: dict[str, _Search] = {}
         self._known: dict[str, Image] = {}
         self._gate = asyncio.Semaphore(PARALLEL_PULLS)
         self.used: dict[str, float] = {}
@@ -57,9 +57,25 @@ class Images:
             self._note_use(reference)
         if (known := self._known.get(reference)) is not None:
             return known
+        search = self._searches.get(reference)
+        if search is None:
+            listeners: list[Callable[[str], None]] = []
+            task = asyncio.create_task(self._find(reference, listeners), name=f"image {reference}")
+            search = self._searches[reference] = _Search(task, listeners)
+        search.listeners.append(on_progress)
+        try:
+            return await asyncio.shield(search.task)
+        finally:
+            search.listeners.remove(on_progress)
+            if not search.listeners:
+                del self._searches[reference]  # before it is given up: who comes meanwhile begins one of his own
+                search.task.cancel()  # nobody waits for it any more
+                await asyncio.gather(search.task, return_exceptions=True)
+
+    async def _find(self, reference: str, listeners: list[Callable[[str], None]]) -> Image:
         found = await self._engine.image(reference)
         if found is None:
-            await self._pull(reference, on_progress)
+            await self._pull(reference, listeners)
             self._note_use(reference)
             found = await self._engine.image(reference)
         if found is None:
@@ -75,23 +91,7 @@ class Images:
         """It turned out not to be there any more."""
         self._known.pop(reference, None)
 
-    async def _pull(self, reference: str, on_progress: Callable[[str], None]) -> None:
-        pull = self._pulls.get(reference)
-        if pull is None:
-            listeners: list[Callable[[str], None]] = []
-            pull = _Pull(asyncio.create_task(self._bring(reference, listeners), name=f"pull {reference}"), listeners)
-            self._pulls[reference] = pull
-        pull.listeners.append(on_progress)
-        try:
-            await asyncio.shield(pull.task)
-        finally:
-            pull.listeners.remove(on_progress)
-            if not pull.listeners:
-                del self._pulls[reference]  # before it is given up: who comes meanwhile begins one of his own
-                pull.task.cancel()  # nobody waits for it any more
-                await asyncio.gather(pull.task, return_exceptions=True)
-
-    async def _bring(self, reference: str, listeners: list[Callable[[str], None]]) -> None:
+    async def _pull(self, reference: str, listeners: list[Callable[[str], None]]) -> None:
         told, told_at = "", 0.0
 
         def tell(progress: PullProgress) -> None:
