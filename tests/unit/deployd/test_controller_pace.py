@@ -116,6 +116,24 @@ def test_a_new_leader_writes_what_its_predecessor_held_back() -> None:
     assert routed(world) == [1, 2]
 
 
+def test_what_waited_and_is_refused_again_and_again_is_tried_less_and_less_often() -> None:
+    world = starting(3)
+    make_ready(world, 1)
+    world.one_pass()
+    world.now += STEP_SECONDS
+    make_ready(world, 2)
+    assert world.one_pass() == 0
+    world.now = world.wake_at or 0.0
+    pauses: list[float] = []
+    for _ in range(5):
+        assert world.decider.decide(world.snapshots(), world.now).writes, (
+            "nothing was written: it has waited long enough"
+        )
+        pauses.append(world.decider.hold("hello", world.now))
+        world.now += pauses[-1]
+    assert pauses == sorted(set(pauses))
+
+
 def test_many_that_are_gone_one_after_the_other_are_few_writes() -> None:
     world = World()
     world.want(desired(instances=20))

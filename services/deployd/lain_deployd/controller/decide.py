@@ -59,6 +59,9 @@ class Decider:
         failures = self._held.get(app, (0.0, 0))[1] + 1
         seconds = min(0.1 * 2.0 ** min(failures - 1, 16), MAX_HOLD_SECONDS)
         self._held[app] = now + seconds, failures
+        if (plan := self._plans.get(app)) is not None:  # nothing was told after all: the next try waits for no company
+            memory = {name: replace(each, told_at=0.0) for name, each in plan.memory.items()}
+            self._plans[app] = replace(plan, memory=memory)
         self._again.add(app)
         return seconds
 
