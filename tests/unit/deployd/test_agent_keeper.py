@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -155,6 +156,24 @@ async def test_nothing_is_remembered_of_pods_that_are_gone(bench: Bench) -> None
     keeper = bench.keeper
     kept = (keeper.memory, keeper.health, keeper.containers, keeper._held, keeper._looked_nano, keeper._dirty)
     assert not any(kept), kept
+
+
+async def test_a_container_that_has_to_go_does_so_though_its_pod_is_being_seen_to(bench: Bench) -> None:
+    pod = bench.give(1)
+    await bench.settle()
+    known, before = bench.orders[pod], bench.container(pod)
+    larger = replace(known.assignment.template, memory_bytes=128 * MIB)
+    bench.orders[pod] = Order(replace(known.assignment, template=larger), known.revision + 1)
+    bench.keeper.ordered(bench.orders)
+    await bench.keeper.one_pass()
+    assert pod in bench.keeper._workers
+    assert bench.keeper.discard(pod, before.id, "it wrote too much")
+    assert not bench.keeper.discard(pod, before.id, "it wrote too much"), "once is enough"
+    await bench.settle()
+    assert bench.state(pod) is PodState.RUNNING and bench.container(pod).id != before.id
+    evidence = bench.keeper.report[pod].evidence
+    assert evidence is not None and evidence.reason == "disk_full" and "too much" in evidence.text
+    assert not bench.keeper._to_discard
 
 
 # --- one that cannot be looked at -------------------------------------------------------------------------------------

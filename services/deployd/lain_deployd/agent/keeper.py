@@ -94,6 +94,7 @@ class Keeper:
         self._looked_nano: dict[PodId, int] = {}
         self._unseeable: set[PodId] = set()
         self._to_forgive: dict[PodId, float] = {}
+        self._to_discard: dict[PodId, tuple[str, str]] = {}
         self._saved_at = 0.0
         self._stopped = asyncio.Event()
         saved = disk.load()
@@ -193,15 +194,19 @@ class Keeper:
         self.wake()
 
     def discard(self, pod: PodId, container: str, because: str) -> bool:
-        """End that container, take it away with all it wrote, and make the pod anew; False: not now, or that is under way already."""
+        """End that container, take it away with all it wrote, and make the pod anew; False: it does not run, or that is under way."""
         here, memory = self.containers.get(pod), self.memory.get(pod)
-        if pod in self._workers or memory is None or not here or here[0].id != container or here[0].started_at is None:
+        if memory is None or not here or here[0].id != container or here[0].started_at is None:
             return False
         known = self.health.get(pod)
         if known is None or known.run != here[0].started_at:
             known = Health(here[0].started_at)
-        if memory.discard == container and known.restart_because:
+        under_way = memory.discard == container and known.restart_because
+        if under_way or self._to_discard.get(pod, ("",))[0] == container:
             return False
+        if pod in self._workers:
+            self._to_discard[pod] = container, because  # its worker writes its memory: afterwards
+            return True
         self.memory[pod] = replace(memory, discard=container)
         self.health[pod] = replace(known, restart_because=because)
         self.wake()
@@ -369,6 +374,8 @@ class Keeper:
             self._busy.pop(pod, None)
             if pod in self._to_forgive:
                 self._forgive(pod, self._to_forgive.pop(pod))
+            if pod in self._to_discard:
+                self.discard(pod, *self._to_discard.pop(pod))
             self.wake()
 
         task.add_done_callback(done)
