@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lain_deployd.agent.disk import Disk as StateFile
-from lain_deployd.agent.engine import Container, ContainerSpec, ContainerState, EngineRefused, Image
+from lain_deployd.agent.engine import Container, ContainerSpec, ContainerState, EngineRefused, EngineUnavailable, Image
 from lain_deployd.agent.execute import Executor
 from lain_deployd.agent.images import Images
 from lain_deployd.agent.keeper import Keeper
@@ -17,7 +19,7 @@ from lain_deployd.agent.limits import limits_of
 from lain_deployd.agent.metrics import AgentMetrics
 from lain_deployd.agent.plan import next_step
 from lain_deployd.agent.pods import Create, Ground, Health, Memory, NoteExit, Order, Remove, Restart, View
-from lain_deployd.agent.pressure import LEAST_PERCENT, Disk, Pressure, Written, to_discard
+from lain_deployd.agent.pressure import LEAST_PERCENT, MEASURE_SECONDS, Disk, Pressure, Written, to_discard
 from lain_deployd.agent.spec import Place
 from lain_deployd.testing import FakeEngine
 from lain_shared.model.pod import Assignment, PodId, PodTemplate, ProcType
@@ -132,28 +134,56 @@ async def running(keeper: Keeper, engine: FakeEngine, pod: PodId) -> str:
 
 
 class Stubborn(FakeEngine):
-    """Cannot say what one container wrote."""
+    """Cannot say what one container wrote: refuses, or goes on counting for ever."""
 
     silent_of = ""
+    refuses: Exception | None = None
+    counting = 0
+    """Questions under way."""
 
     async def layer_bytes(self, container: str) -> int | None:
         size = await super().layer_bytes(container)
-        if container == self.silent_of:
-            raise EngineRefused("what it wrote cannot be counted", why="no such layer")
-        return size
+        if container != self.silent_of:
+            return size
+        if self.refuses is not None:
+            raise self.refuses
+        self.counting += 1
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.counting -= 1
+        raise AssertionError
 
 
-async def test_one_that_cannot_be_measured_hides_no_other(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "refuses",
+    [
+        EngineRefused("what it wrote cannot be counted", why="no such layer"),
+        EngineUnavailable("what it wrote cannot be counted", why="the Engine hung up on that question"),
+        None,
+    ],
+)
+async def test_one_that_cannot_be_measured_hides_no_other_and_is_asked_again(
+    tmp_path: Path, refuses: Exception | None
+) -> None:
     engine = Stubborn(images={"app": Image("1", (), 1)})
     keeper = keeper_of(engine, tmp_path)
-    engine.silent_of = await running(keeper, engine, POD)
+    engine.refuses, engine.silent_of = refuses, await running(keeper, engine, POD)
     made = await running(keeper, engine, OTHER)
-    engine.layers[made] = 12 * GIB
+    engine.layers.update({engine.silent_of: 12 * GIB, made: 12 * GIB})
+    now = 0.0
     pressure = Pressure(
-        engine, keeper, share_percent=10.0, high_percent=85.0, look=lambda _path: Disk(100 * GIB, 32 * GIB), clock=lambda: 0.0
+        engine, keeper, share_percent=10.0, high_percent=85.0, look=lambda _path: Disk(100 * GIB, 42 * GIB),
+        clock=lambda: now, patience_seconds=0.05,
     )  # fmt: skip
+    for _ in range(3):
+        await pressure.one_pass(known=True)
+    assert keeper.memory[OTHER].discard == made and not keeper.memory[POD].discard
+    assert engine.counting == 0 and engine.calls["layer_bytes"] == 4, "twice: nothing grew"
+    silent_of, engine.silent_of = engine.silent_of, ""
+    now += MEASURE_SECONDS
     await pressure.one_pass(known=True)
-    assert keeper.memory[OTHER].discard == made
+    assert keeper.memory[POD].discard == silent_of, "nobody knew how much it had written"
 
 
 async def test_what_does_not_go_is_not_measured_every_second(tmp_path: Path) -> None:

@@ -10,15 +10,17 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
 
-from lain_deployd.agent.engine import Engine, EngineUnavailable
+from lain_deployd.agent.engine import Engine
 from lain_deployd.agent.keeper import Keeper
 from lain_shared.errors import LainError
 from lain_shared.model.pod import PodId
+from lain_shared.stopping import together
 
 log = structlog.get_logger()
 
@@ -26,12 +28,14 @@ LOOK_SECONDS = 1.0
 GROWN_PERCENT = 1.0
 """So much less room on the disk than when pods were last measured: they are measured again."""
 MEASURE_SECONDS = 60.0
-"""Above the mark they are measured this often although nothing grew."""
+"""Above the mark, or while of one nobody knows how much it wrote, they are measured this often although nothing grew."""
 LEAST_PERCENT = 1.0
 """What takes less of the disk than this is not what fills it."""
 FULL_PERCENT = 95.0
 """Soon nobody can write: whoever wrote most goes, even if that is not enough."""
 PARALLEL = 4
+PATIENCE_SECONDS = 60.0
+"""A container is counted file by file: one with millions of them must not be in the way of the others, nor of the loop."""
 MIB = 1024 * 1024
 
 
@@ -102,12 +106,16 @@ class Pressure:
         path: Path = Path("/"),
         look: Callable[[Path], Disk] | None = None,
         clock: Callable[[], float] = time.monotonic,
+        patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._engine, self._keeper = engine, keeper
         self._share_percent, self._high_percent = share_percent, high_percent
         self._path, self._look, self._clock = path, look or disk_of, clock
         self._measured_at = float("-inf")
         self._used_then = 0
+        self._patience_seconds = patience_seconds
+        self._unknown: frozenset[PodId] = frozenset()
+        """Pods of which it could not be counted what they wrote."""
 
     async def one_pass(self, *, known: bool) -> float:
         """Returns when to look again. ``known``: the Engine answers, and every container of ours is known."""
@@ -125,26 +133,34 @@ class Pressure:
     def _is_due(self, disk: Disk) -> bool:
         if disk.percent(disk.used_bytes - self._used_then) >= GROWN_PERCENT:
             return True
-        return (
-            disk.percent(disk.used_bytes) > self._high_percent and self._clock() - self._measured_at >= MEASURE_SECONDS
-        )
+        matters = self._unknown or disk.percent(disk.used_bytes) > self._high_percent
+        return bool(matters) and self._clock() - self._measured_at >= MEASURE_SECONDS
 
     async def _measure(self) -> list[Written]:
+        """What pods have written, of those of which it can be counted in time; the others are counted anew soon, and then last."""
+        running = {pod: here[0].id for pod, here in self._keeper.containers.items() if here}
+        unknown = dict.fromkeys(running, f"not counted within {self._patience_seconds:g} s")
+        found: list[Written] = []
         gate = asyncio.Semaphore(PARALLEL)
 
-        async def one(pod: PodId, container: str) -> Written:
+        async def count(pod: PodId) -> None:
             async with gate:
                 try:
-                    size = await self._engine.layer_bytes(container)
-                except EngineUnavailable:
-                    raise
-                except LainError as error:  # its own trouble: the others are measured
-                    log.warning("pod_not_measured", pod=str(pod), error=error.message, why=error.why)
-                    size = None
-                return Written(pod, container, size or 0)
+                    size = await self._engine.layer_bytes(running[pod])
+                except LainError as error:  # its own trouble: the others are counted
+                    unknown[pod] = error.why or error.message
+                else:
+                    del unknown[pod]
+                    found.append(Written(pod, running[pod], size or 0))
 
-        running = [(pod, here[0].id) for pod, here in self._keeper.containers.items() if here]
-        return list(await asyncio.gather(*(one(pod, container) for pod, container in running)))
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._patience_seconds):
+                await together(*(count(pod) for pod in sorted(running, key=lambda pod: pod in self._unknown)))
+        self._unknown = frozenset(unknown)
+        if unknown:
+            pod, why = next(iter(unknown.items()))
+            log.warning("pods_not_measured", count=len(unknown), pod=str(pod), why=why)
+        return found
 
 
 def disk_of(path: Path) -> Disk:
