@@ -20,9 +20,11 @@ from lain_deployd.agent.metrics import AgentMetrics
 from lain_deployd.agent.plan import next_step
 from lain_deployd.agent.pods import Create, Ground, Health, Memory, NoteExit, Order, Remove, Restart, View
 from lain_deployd.agent.pressure import LEAST_PERCENT, MEASURE_SECONDS, Disk, Pressure, Written, to_discard
+from lain_deployd.agent.settings import Settings
 from lain_deployd.agent.spec import Place
 from lain_deployd.testing import FakeEngine
 from lain_shared.model.pod import Assignment, PodId, PodTemplate, ProcType
+from lain_shared.settings import InvalidSettings
 
 GIB = 2**30
 POD, OTHER = PodId("hello", "web", 1, 7), PodId("noisy", "worker", 1, 9)
@@ -226,3 +228,13 @@ async def test_pods_are_measured_when_the_disk_filled_and_not_before(tmp_path: P
         now += seconds
         await pressure.one_pass(known=True)
     assert engine.calls["layer_bytes"] == 4, "it grew; and then once a minute while the disk is above its mark"
+
+
+@pytest.mark.parametrize("share", [0.0, -1.0, float("nan")])
+def test_a_share_that_ends_every_pod_is_refused(share: float) -> None:
+    """Who means to put the limit out of force may try that."""
+    settings = Settings(("127.0.0.1:2379",), "n1", listen="127.0.0.1")
+    settings.check()
+    with pytest.raises(InvalidSettings, match="POD_DISK_PERCENT") as refused:
+        replace(settings, pod_disk_percent=share).check()
+    assert "100" in refused.value.next

@@ -77,6 +77,11 @@ class Settings:
                 raise InvalidSettings(f"{PREFIX}BLOCK={self.block!r} is not a CIDR block: {error}") from error
         if self.lease_seconds < 2:
             raise InvalidSettings(f"{PREFIX}LEASE_SECONDS={self.lease_seconds} is not at least 2")
+        if not self.pod_disk_percent > 0:
+            raise InvalidSettings(
+                f"{PREFIX}POD_DISK_PERCENT={self.pod_disk_percent:g} is not above 0: every pod would be ended for its first byte",
+                next="100 lets one pod take the whole disk",
+            )
 
     def credentials(self) -> Credentials | None:
         """Read anew each time: the password may be replaced while the agent runs."""
