@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -133,3 +135,21 @@ async def test_what_can_be_gone_back_to_stays_however_full_the_disk_is(
         await kept.delete("hello", 1)
         await eventually(lambda: "/before" not in images(), what="what is no longer kept is gone")
         assert "/current" in images()
+
+
+async def test_images_go_by_the_disk_that_they_are_on(bench: Bench, registry: OwnRegistry) -> None:
+    """Volumes may lie on another one: whether that is full is nothing to images, and that it has room keeps none."""
+    volumes = Path(tempfile.mkdtemp(dir="/dev/shm"))
+    try:
+        bench.settings["volumes_root"] = volumes
+        unused = order(template(image=registry.push("tiny:1", "unused")))
+        async with bench.agent():
+            await bench.until(await bench.give(unused), PodState.RUNNING)
+            await bench.retire(unused)
+        async with bench.agent(disk_high_percent=0, resync_seconds=1.0):
+            await eventually(
+                lambda: "/unused" not in bench.engine.docker("images", "--digests", "--format", "{{.Repository}}"),
+                what="the unused image is gone",
+            )
+    finally:
+        shutil.rmtree(volumes)

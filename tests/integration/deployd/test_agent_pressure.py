@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lain_deployd.agent.main import IN_CONTAINER
 from lain_deployd.agent.pressure import disk_of
 from lain_shared.model.pod import PodState
 from lain_shared.testing import MemoryStore
@@ -17,7 +18,7 @@ WRITES = "[ -e /lain/logs/again ] || { touch /lain/logs/again; dd if=/dev/zero o
 async def test_what_a_pod_wrote_beside_its_volumes_goes_with_its_container(engine: OwnEngine, tmp_path: Path) -> None:
     bench = Bench(MemoryStore(), engine, tmp_path)
     await bench.prepare()
-    share = 100 * 20 * MIB / disk_of(Path("/")).total_bytes
+    share = 100 * 20 * MIB / disk_of(Path("/") if IN_CONTAINER.exists() else engine.directory).total_bytes
     async with bench.agent():
         writer = await bench.give(order(template("sh", "-c", WRITES)))
         quiet = await bench.give(order(template(), instance=2))

@@ -175,7 +175,7 @@ async def test_one_that_cannot_be_measured_hides_no_other_and_is_asked_again(
     engine.layers.update({engine.silent_of: 12 * GIB, made: 12 * GIB})
     now = 0.0
     pressure = Pressure(
-        engine, keeper, share_percent=10.0, high_percent=85.0, look=lambda _path: Disk(100 * GIB, 42 * GIB),
+        engine, keeper, share_percent=10.0, high_percent=85.0, look=lambda: Disk(100 * GIB, 42 * GIB),
         clock=lambda: now, patience_seconds=0.05,
     )  # fmt: skip
     for _ in range(3):
@@ -195,7 +195,7 @@ async def test_what_does_not_go_is_not_measured_every_second(tmp_path: Path) -> 
     made = await running(keeper, engine, OTHER)
     engine.layers[made] = 12 * GIB
     pressure = Pressure(
-        engine, keeper, share_percent=10.0, high_percent=85.0, look=lambda _path: Disk(100 * GIB, 32 * GIB), clock=lambda: 0.0
+        engine, keeper, share_percent=10.0, high_percent=85.0, look=lambda: Disk(100 * GIB, 32 * GIB), clock=lambda: 0.0
     )  # fmt: skip
     for _ in range(5):
         await pressure.one_pass(known=True)
@@ -209,7 +209,7 @@ async def test_pods_are_measured_when_the_disk_filled_and_not_before(tmp_path: P
     now, used = 0.0, 20 * GIB
     pressure = Pressure(
         engine, keeper, share_percent=10.0, high_percent=85.0,
-        look=lambda _path: Disk(100 * GIB, used), clock=lambda: now,
+        look=lambda: Disk(100 * GIB, used), clock=lambda: now,
     )  # fmt: skip
     await pressure.one_pass(known=False)
     assert "layer_bytes" not in engine.calls, "before every container is known"

@@ -6,7 +6,7 @@ import asyncio
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,12 +18,9 @@ from lain_deployd.agent.blocks import Blocks
 from lain_deployd.agent.conditions import carry_over, judge
 from lain_deployd.agent.engine import Engine, EngineEvent, EngineInfo, EngineUnavailable
 from lain_deployd.agent.facts import Known, Machine
-from lain_deployd.agent.images import Images
 from lain_deployd.agent.keeper import Keeper
-from lain_deployd.agent.kept import Kept
 from lain_deployd.agent.metrics import AgentMetrics
 from lain_deployd.agent.pods import LABEL_NODE, LABEL_POD, Order
-from lain_deployd.agent.spec import reference_of
 from lain_shared import keys
 from lain_shared.errors import LainError
 from lain_shared.mirror import Mirror
@@ -256,7 +253,7 @@ class Surroundings:
 
 
 class NodeReport:
-    """One pass of the loop that keeps the address block, ``nodes-state/<node>`` (read again as ``Observing`` does) and the disk."""
+    """One pass of the loop that keeps the address block and ``nodes-state/<node>`` (read again as ``Observing`` does); it clears images."""
 
     def __init__(
         self,
@@ -265,11 +262,9 @@ class NodeReport:
         watch: EngineWatch,
         *,
         blocks: Blocks,
-        images: Images,
-        kept: Kept,
+        clear_images: Callable[[], Awaitable[None]],
         cluster: Callable[[], ClusterConfig | None],
         root: Path,
-        registry: str,
         reserved_memory_bytes: int | None,
         disk_high_percent: int,
         free_addresses: Callable[[], int],
@@ -282,12 +277,11 @@ class NodeReport:
         self._records = Records(store, keys.NODES_STATE, NodeState)
         self._verify_seconds = verify_seconds
         self._keeper, self._watch, self._blocks, self._cluster = keeper, watch, blocks, cluster
-        self._images, self._kept = images, kept
+        self._clear_images = clear_images
         self.machine: Machine | None = None
         """What was found on the node when somebody last looked."""
-        self.on_cleared: Callable[[], None] = lambda: None
         self._clock = clock
-        self.root, self._registry = root, registry
+        self.root = root
         self.missing: frozenset[str] = frozenset()
         """Instances whose data was on this node and is not there."""
         self._reserved_memory_bytes, self._disk_high_percent = reserved_memory_bytes, disk_high_percent
@@ -361,25 +355,6 @@ class NodeReport:
         self._keeper.saved = replace(saved, volumes=tuple(one for one in saved.volumes if one != name))
         self.missing -= {name}
         self._keeper.hurry(name)
-
-    async def _clear_images(self) -> None:
-        """On missing evidence nothing is removed: all orders are known, and what may be gone back to is asked for now."""
-        if not (self._watch.reachable and self._keeper.whole):
-            return
-        full = self._disk_is_full
-        if not full() or not self._images.used.keys() - self._images_of(self._keeper.orders.values()):
-            self._kept.bad = {}  # who asks for nothing minds no record
-            return
-        kept = await self._kept.read(self._images_of(one for one in self._keeper.orders.values() if one.assignment.run))
-        if kept is not None and await self._images.clear(self._images_of(self._keeper.orders.values()) | kept, full):
-            self.on_cleared()
-
-    def _images_of(self, orders: Iterable[Order]) -> frozenset[str]:
-        return frozenset(reference_of(order.assignment.template.image, self._registry) for order in orders)
-
-    def _disk_is_full(self) -> bool:
-        usage = shutil.disk_usage(existing(self.root))
-        return (usage.total - usage.free) * 100 > usage.total * self._disk_high_percent
 
     def _state(self, network_trouble: str) -> NodeState | None:
         """What to publish; None: nothing is known of this machine yet, by way of its Engine."""

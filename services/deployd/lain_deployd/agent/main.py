@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from lain_deployd.adapters.docker import DockerEngine
 from lain_deployd.agent import api, loops
 from lain_deployd.agent.blocks import Blocks
+from lain_deployd.agent.clearing import Clearing
 from lain_deployd.agent.deletions import Deletions
 from lain_deployd.agent.disk import Disk
 from lain_deployd.agent.engine import Engine, EngineInfo
@@ -26,7 +27,8 @@ from lain_deployd.agent.images import Images
 from lain_deployd.agent.keeper import Keeper
 from lain_deployd.agent.kept import Kept
 from lain_deployd.agent.metrics import AgentMetrics
-from lain_deployd.agent.pressure import Pressure
+from lain_deployd.agent.pressure import Disk as EngineDisk
+from lain_deployd.agent.pressure import Pressure, disk_of
 from lain_deployd.agent.probes import Prober
 from lain_deployd.agent.settings import PREFIX, Settings
 from lain_deployd.agent.spec import Place
@@ -122,10 +124,18 @@ def assembled(
     observing = Observing(store, keeper, verify_seconds=settings.resync_seconds)
     observed = Loop("observed", observing.one_pass, **often)
     kept = Kept(store, settings.registry)
+
+    def engine_disk() -> EngineDisk | None:
+        path = _places(settings, watch.info).get(ENGINE_DATA)
+        return None if path is None else disk_of(path)
+
+    clearing = Clearing(
+        keeper, images, kept, reachable=lambda: watch.reachable, look=engine_disk,
+        high_percent=settings.disk_high_percent, registry=settings.registry,
+    )  # fmt: skip
     report = loops.NodeReport(
-        store, keeper, watch, blocks=blocks, images=images, kept=kept, cluster=partial(_cluster, config),
-        root=settings.volumes_root,
-        registry=settings.registry, reserved_memory_bytes=settings.reserved_memory_bytes,
+        store, keeper, watch, blocks=blocks, clear_images=clearing.one_pass, cluster=partial(_cluster, config),
+        root=settings.volumes_root, reserved_memory_bytes=settings.reserved_memory_bytes,
         disk_high_percent=settings.disk_high_percent, free_addresses=free_addresses,
         address_problems=lambda: surroundings.problems(keeper.book), version=version("lain-deployd"),
         unreadable=lambda: {**assignments.bad, **endpoints.bad, **kept.bad}, clock=clock, verify_seconds=settings.resync_seconds,
@@ -144,10 +154,11 @@ def assembled(
         states.wake()
 
     looking = Loop("machine", look_at_machine, **{**often, "resync_seconds": settings.conditions_seconds})
-    report.on_cleared = looking.wake
+    clearing.on_cleared = looking.wake
     pressure = Pressure(
-        engine, keeper, share_percent=settings.pod_disk_percent, high_percent=settings.disk_high_percent
-    )
+        engine, keeper, look=engine_disk, share_percent=settings.pod_disk_percent,
+        high_percent=settings.disk_high_percent,
+    )  # fmt: skip
 
     async def press() -> float:
         return await pressure.one_pass(known=watch.reachable and keeper.listed)

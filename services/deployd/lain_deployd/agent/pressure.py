@@ -94,23 +94,22 @@ def to_discard(
 
 
 class Pressure:
-    """One pass looks at the disk that ``path`` is on, and tells the keeper whose containers have to go."""
+    """One pass looks at the Engine's disk, and tells the keeper whose containers have to go. ``look`` None: nobody knows which disk."""
 
     def __init__(
         self,
         engine: Engine,
         keeper: Keeper,
         *,
+        look: Callable[[], Disk | None],
         share_percent: float,
         high_percent: float,
-        path: Path = Path("/"),
-        look: Callable[[Path], Disk] | None = None,
         clock: Callable[[], float] = time.monotonic,
         patience_seconds: float = PATIENCE_SECONDS,
     ) -> None:
         self._engine, self._keeper = engine, keeper
         self._share_percent, self._high_percent = share_percent, high_percent
-        self._path, self._look, self._clock = path, look or disk_of, clock
+        self._look, self._clock = look, clock
         self._measured_at = float("-inf")
         self._used_then = 0
         self._patience_seconds = patience_seconds
@@ -119,7 +118,9 @@ class Pressure:
 
     async def one_pass(self, *, known: bool) -> float:
         """Returns when to look again. ``known``: the Engine answers, and every container of ours is known."""
-        disk = self._look(self._path)
+        disk = self._look()
+        if disk is None:
+            return LOOK_SECONDS
         self._used_then = min(self._used_then, disk.used_bytes)
         if known and self._is_due(disk):
             written = await self._measure()
@@ -164,6 +165,6 @@ class Pressure:
 
 
 def disk_of(path: Path) -> Disk:
-    """The file system that ``path`` is on, as it is now. Of a container's root, that is the one the Engine keeps containers on."""
+    """The file system that ``path`` is on, as it is now."""
     found = os.statvfs(path)
     return Disk(found.f_blocks * found.f_frsize, (found.f_blocks - found.f_bavail) * found.f_frsize)

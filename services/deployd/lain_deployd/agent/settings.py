@@ -54,7 +54,7 @@ class Settings:
     pod_disk_percent: float = 10.0
     """A pod whose files outside volumes take more of the Engine's disk is ended and made anew without them."""
     disk_high_percent: int = 85
-    """Above this, images that no pod needs and no app may go back to are removed."""
+    """Above this, of the Engine's disk, images that no pod needs and no app may go back to are removed."""
     conditions_seconds: float = 30.0
     """How often the machine is looked at: disks, clock, registry, certificates, firewall."""
     resync_seconds: float = 30.0
