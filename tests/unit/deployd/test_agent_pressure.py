@@ -135,6 +135,10 @@ async def running(keeper: Keeper, engine: FakeEngine, pod: PodId) -> str:
     return made
 
 
+async def nothing() -> None:
+    """There is no image to remove."""
+
+
 class Stubborn(FakeEngine):
     """Cannot say what one container wrote: refuses, or goes on counting for ever."""
 
@@ -176,7 +180,7 @@ async def test_one_that_cannot_be_measured_hides_no_other_and_is_asked_again(
     now = 0.0
     pressure = Pressure(
         engine, keeper, share_percent=10.0, high_percent=85.0, look=lambda: Disk(100 * GIB, 42 * GIB),
-        clock=lambda: now, patience_seconds=0.05,
+        clear_images=nothing, clock=lambda: now, patience_seconds=0.05,
     )  # fmt: skip
     for _ in range(3):
         await pressure.one_pass(known=True)
@@ -188,6 +192,30 @@ async def test_one_that_cannot_be_measured_hides_no_other_and_is_asked_again(
     assert keeper.memory[POD].discard == silent_of, "nobody knew how much it had written"
 
 
+@pytest.mark.parametrize(("left_percent", "goes"), [(80, False), (88, True)])
+async def test_images_that_nobody_needs_go_before_what_pods_wrote(
+    tmp_path: Path, left_percent: int, *, goes: bool
+) -> None:
+    engine = FakeEngine(images={"app": Image("1", (), 1)})
+    keeper = keeper_of(engine, tmp_path)
+    made = await running(keeper, engine, OTHER)
+    used, engine.layers[made], cleared = 20 * GIB, 5 * GIB, 0
+
+    async def clear() -> None:
+        nonlocal used, cleared
+        used, cleared = left_percent * GIB, cleared + 1
+
+    pressure = Pressure(
+        engine, keeper, share_percent=10.0, high_percent=85.0, look=lambda: Disk(100 * GIB, used),
+        clear_images=clear, clock=lambda: 0.0,
+    )  # fmt: skip
+    await pressure.one_pass(known=True)
+    assert cleared == 0, "there is room"
+    used = 88 * GIB
+    await pressure.one_pass(known=True)
+    assert cleared == 1 and (keeper.memory[OTHER].discard == made) == goes
+
+
 async def test_what_does_not_go_is_not_measured_every_second(tmp_path: Path) -> None:
     """Its end may be waited for: a back-off, an Engine that cannot remove it."""
     engine = FakeEngine(images={"app": Image("1", (), 1)})
@@ -195,7 +223,8 @@ async def test_what_does_not_go_is_not_measured_every_second(tmp_path: Path) -> 
     made = await running(keeper, engine, OTHER)
     engine.layers[made] = 12 * GIB
     pressure = Pressure(
-        engine, keeper, share_percent=10.0, high_percent=85.0, look=lambda: Disk(100 * GIB, 32 * GIB), clock=lambda: 0.0
+        engine, keeper, share_percent=10.0, high_percent=85.0, look=lambda: Disk(100 * GIB, 32 * GIB),
+        clear_images=nothing, clock=lambda: 0.0,
     )  # fmt: skip
     for _ in range(5):
         await pressure.one_pass(known=True)
@@ -209,7 +238,7 @@ async def test_pods_are_measured_when_the_disk_filled_and_not_before(tmp_path: P
     now, used = 0.0, 20 * GIB
     pressure = Pressure(
         engine, keeper, share_percent=10.0, high_percent=85.0,
-        look=lambda: Disk(100 * GIB, used), clock=lambda: now,
+        look=lambda: Disk(100 * GIB, used), clear_images=nothing, clock=lambda: now,
     )  # fmt: skip
     await pressure.one_pass(known=False)
     assert "layer_bytes" not in engine.calls, "before every container is known"

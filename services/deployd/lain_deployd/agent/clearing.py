@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 
 from lain_deployd.agent.images import Images
@@ -13,7 +14,7 @@ from lain_deployd.agent.spec import reference_of
 
 
 class Clearing:
-    """``one_pass`` may be asked for by anybody, any time. ``look``: the Engine's disk; None: nobody knows which it is."""
+    """``one_pass`` may be asked for by anybody at any time. ``look``: the Engine's disk; None: nobody knows which it is."""
 
     def __init__(
         self,
@@ -30,11 +31,15 @@ class Clearing:
         self._reachable, self._look = reachable, look
         self._high_percent, self._registry = high_percent, registry
         self.on_cleared: Callable[[], None] = lambda: None
+        self._one_at_a_time = asyncio.Lock()
 
     async def one_pass(self) -> None:
         """On missing evidence nothing is removed: all orders are known, and what may be gone back to is asked for now."""
-        if not (self._reachable() and self._keeper.whole):
-            return
+        async with self._one_at_a_time:
+            if self._reachable() and self._keeper.whole:
+                await self._clear()
+
+    async def _clear(self) -> None:
         if not self._is_full() or not self._images.used.keys() - self._images_of(self._keeper.orders.values()):
             self._kept.bad = {}  # who asks for nothing minds no record
             return

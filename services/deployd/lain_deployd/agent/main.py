@@ -156,8 +156,8 @@ def assembled(
     looking = Loop("machine", look_at_machine, **{**often, "resync_seconds": settings.conditions_seconds})
     clearing.on_cleared = looking.wake
     pressure = Pressure(
-        engine, keeper, look=engine_disk, share_percent=settings.pod_disk_percent,
-        high_percent=settings.disk_high_percent,
+        engine, keeper, look=engine_disk, clear_images=clearing.one_pass,
+        share_percent=settings.pod_disk_percent, high_percent=settings.disk_high_percent,
     )  # fmt: skip
 
     async def press() -> float:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +102,7 @@ class Pressure:
         keeper: Keeper,
         *,
         look: Callable[[], Disk | None],
+        clear_images: Callable[[], Awaitable[None]],
         share_percent: float,
         high_percent: float,
         clock: Callable[[], float] = time.monotonic,
@@ -109,7 +110,7 @@ class Pressure:
     ) -> None:
         self._engine, self._keeper = engine, keeper
         self._share_percent, self._high_percent = share_percent, high_percent
-        self._look, self._clock = look, clock
+        self._look, self._clear_images, self._clock = look, clear_images, clock
         self._measured_at = float("-inf")
         self._used_then = 0
         self._patience_seconds = patience_seconds
@@ -123,6 +124,9 @@ class Pressure:
             return LOOK_SECONDS
         self._used_then = min(self._used_then, disk.used_bytes)
         if known and self._is_due(disk):
+            if self._is_above_mark(disk):
+                await self._clear_images()  # they can be had again, what a pod wrote cannot
+                disk = self._look() or disk
             written = await self._measure()
             self._measured_at, self._used_then = self._clock(), disk.used_bytes
             for one in to_discard(disk, written, share_percent=self._share_percent, high_percent=self._high_percent):
@@ -134,8 +138,11 @@ class Pressure:
     def _is_due(self, disk: Disk) -> bool:
         if disk.percent(disk.used_bytes - self._used_then) >= GROWN_PERCENT:
             return True
-        matters = self._unknown or disk.percent(disk.used_bytes) > self._high_percent
-        return bool(matters) and self._clock() - self._measured_at >= MEASURE_SECONDS
+        matters = bool(self._unknown) or self._is_above_mark(disk)
+        return matters and self._clock() - self._measured_at >= MEASURE_SECONDS
+
+    def _is_above_mark(self, disk: Disk) -> bool:
+        return disk.percent(disk.used_bytes) > self._high_percent
 
     async def _measure(self) -> list[Written]:
         """What pods have written, of those of which it can be counted in time; the others are counted anew soon, and then last."""
