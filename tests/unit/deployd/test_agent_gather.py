@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from lain_deployd.agent import gather
 from lain_deployd.agent.facts import Drop
 from lain_deployd.agent.gather import ENGINE_DATA, Gatherer, Kernel, Sources
 from lain_deployd.testing import FakeEngine
@@ -62,12 +61,17 @@ def test_what_is_not_there_is_not_known_and_a_module_that_is_not_loaded_is_off(t
     assert {"memory", words.PID_PRESSURE, words.OPEN_FILES_PRESSURE} <= unread.keys()
 
 
+async def nobody_comes_in() -> bytes:
+    """A packet filter that takes no new connection from another node."""
+    return b'{"nftables": [{"chain": {"name": "FORWARD", "policy": "drop"}}]}'
+
+
 def gatherer(
     proc: Path, clock: list[float], passed: list[float], store: MemoryStore | None = None, block: str = ""
 ) -> Gatherer:
     nodes = Records(store or MemoryStore(), keys.NODES, Node)
     return Gatherer(
-        Sources(proc=proc, places=lambda: {"volumes": proc, ENGINE_DATA: proc}),
+        Sources(proc=proc, places=lambda: {"volumes": proc, ENGINE_DATA: proc}, rules=nobody_comes_in),
         FakeEngine(), block=lambda: block, nodes=nodes, node="n1", clock=lambda: clock[0], passed=lambda: passed[0],
     )  # fmt: skip
 
@@ -99,25 +103,12 @@ async def test_a_clock_that_was_set_between_two_looks_is_noticed(proc: Path) -> 
     assert (jump.at, round(jump.seconds)) == (960.3, -100)
 
 
-async def test_the_other_nodes_are_those_that_were_there_when_the_store_last_answered(
-    proc: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    asked: list[dict[str, str]] = []
-
-    async def nothing(*_: str) -> bytes:
-        return b'{"nftables": []}'
-
-    def drops(*_: object, others: dict[str, str], **__: object) -> tuple[Drop, ...]:
-        asked.append(dict(others))
-        return ()
-
-    monkeypatch.setattr(gather, "_command", nothing)
-    monkeypatch.setattr(gather.firewall, "drops", drops)
+async def test_the_other_nodes_are_those_that_were_there_when_the_store_last_answered(proc: Path) -> None:
     store = MemoryStore()
     for name, address in (("n1", "10.0.0.1"), ("n2", "10.0.0.2")):
         await Records(store, keys.NODES, Node).put(Node(name, address), name)
     one = gatherer(proc, [100.0], [5.0], store, block="172.20.1.0/24")
-    assert (await one.look()).drops == ()
+    kept_out = (Drop("from node n2 to pods", "FORWARD", "policy drop", policy=True),)
+    assert (await one.look()).drops == kept_out
     with store.outage():
-        assert (await one.look()).drops == ()
-    assert asked == [{"n2": "10.0.0.2"}] * 2
+        assert (await one.look()).drops == kept_out

@@ -42,7 +42,10 @@ MOST_JUMPS = 10
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where to look. ``proc``: the kernel's files. ``places``: what of ours is on it → where. ``members``: ``host:port`` of etcd's."""
+    """Where to look. ``proc``: the kernel's files. ``places``: what of ours is on it → where. ``members``: ``host:port`` of etcd's.
+
+    ``rules``: the packet filter, as ``nft`` tells it.
+    """
 
     proc: Path = Path("/proc")
     places: Callable[[], Mapping[str, Path]] = dict
@@ -50,6 +53,7 @@ class Sources:
     credentials: Callable[[], Credentials | None] = lambda: None
     members: Sequence[str] = ()
     tls_dir: Path | None = None
+    rules: Callable[[], Awaitable[bytes]] = lambda: _command("nft", "-j", "list", "table", "ip", "filter")
 
 
 class Gatherer:
@@ -126,7 +130,7 @@ class Gatherer:
         block = self._block()
         if not block:
             return None
-        said = await _command("nft", "-j", "list", "table", "ip", "filter")
+        said = await self._sources.rules()
         with suppress(Unavailable):
             listed, _ = await self._nodes.list_readable()
             nodes = [stored.value for stored in listed if stored.value.name != self._node]
