@@ -112,7 +112,14 @@ async def _require_history(members: Members, key: bytes, end: bytes, revision: i
         await members.read("/etcdserverpb.KV/Range", request)
 
 
-async def _answers(call: Any, member: Member) -> AsyncGenerator[Any, None]:
+async def _answers(
+    call: Any,
+    member: Member,
+    *,
+    progress_seconds: float = PROGRESS_SECONDS,
+    stream_seconds: float = STREAM_SECONDS,
+    answer_seconds: float = ANSWER_SECONDS,
+) -> AsyncGenerator[Any, None]:
     """Every answer on the stream; asks for a sign of life when there is none, and gives up (``Lost``) when that is not answered."""
     loop = asyncio.get_running_loop()
     connection, created = member.connection, False
@@ -125,9 +132,9 @@ async def _answers(call: Any, member: Member) -> AsyncGenerator[Any, None]:
                 if not created:
                     due = heard + CREATE_SECONDS
                 elif asked is not None:
-                    due = asked + ANSWER_SECONDS
+                    due = asked + answer_seconds
                 else:
-                    due = min(heard + STREAM_SECONDS, max(heard, member.heard_on(connection)) + PROGRESS_SECONDS)
+                    due = min(heard + stream_seconds, max(heard, member.heard_on(connection)) + progress_seconds)
                 left = due - loop.time()
                 if left > 0:
                     if (await asyncio.wait({reader}, timeout=left))[0]:

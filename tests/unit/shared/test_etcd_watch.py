@@ -45,17 +45,10 @@ class Talkative:
         return asyncio.get_running_loop().time() if self.alive else -math.inf
 
 
-@pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(etcd_watch, "PROGRESS_SECONDS", PROGRESS)
-    monkeypatch.setattr(etcd_watch, "STREAM_SECONDS", STREAM)
-    monkeypatch.setattr(etcd_watch, "ANSWER_SECONDS", ANSWER)
-
-
 async def given_up(member: Any) -> tuple[float, float]:
     """Seconds from the last answer until it asked, and from then until it gave up."""
     call, loop = Call(), asyncio.get_running_loop()
-    answers = etcd_watch._answers(call, member)
+    answers = etcd_watch._answers(call, member, progress_seconds=PROGRESS, stream_seconds=STREAM, answer_seconds=ANSWER)
     await anext(answers)
     heard = loop.time()
     with pytest.raises(Lost, match="silent"):
