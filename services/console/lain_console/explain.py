@@ -309,11 +309,12 @@ def _judge_pod(facts: Facts, desired: Desired, pod: InstanceStatus) -> Finding |
             )
         case PodState.RUNNING if desired.type is not ProcType.ONESHOT:
             checked = _probe_text(desired)
+            doubted = checked and pod.evidence is not None and pod.evidence.reason == "probe_failed"
             return Finding(
                 Severity.WARNING,
                 f"{name} runs and is not ready",
                 why=f"{reason}: are port and path in lain.yaml right?"
-                if reason and checked
+                if doubted
                 else reason or "its readiness check has not succeeded yet",
                 evidence=(*evidence, *([checked] if checked else [])),
                 next=advice or logs,

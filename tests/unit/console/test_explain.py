@@ -24,7 +24,7 @@ from lain_shared.model.app import (
     Step,
 )
 from lain_shared.model.node import Alive, Condition, ConditionStatus, Node, NodeState, Switch
-from lain_shared.model.pod import Desired, Evidence, Overrides, PodState, Probe, ProbeKind
+from lain_shared.model.pod import LIMITS_REFUSED, Desired, Evidence, Overrides, PodState, Probe, ProbeKind
 from lain_shared.model.route import RouterState
 from lain_shared.model.status import InstanceStatus, ProcPhase, ProcStatus
 from lain_shared.records import Stored
@@ -169,6 +169,16 @@ def test_a_pod_that_never_gets_ready_shows_what_its_check_was_answered_and_its_o
     assert finding.why == "its check failed: are port and path in lain.yaml right?"
     assert finding.evidence == (NEVER_READY.text, "| listening on 8000", "the check is GET /healthz on port 8000")
     assert finding.next == "lain logs hello web 1"
+
+
+@pytest.mark.parametrize("reason", ["exited", "oom_killed", LIMITS_REFUSED])
+def test_what_happened_before_to_a_pod_that_is_not_ready_yet_is_not_taken_for_its_check(reason: str) -> None:
+    desired = web(1)
+    desired = replace(desired, template=replace(desired.template, readiness=Probe(ProbeKind.HTTP, 8000, "/ping")))
+    told = status(desired, pod(ready=False, restarts=1, evidence=Evidence(NOW - 2, reason)), phase=ProcPhase.ROLLING)
+    finding = worst(explain(facts((desired, told))))
+    assert finding.what == "web-1 runs and is not ready"
+    assert finding.why and "port" not in finding.why
 
 
 @pytest.mark.parametrize("outcome", [Outcome.ROLLED_BACK, None], ids=["back", "on its way back"])
