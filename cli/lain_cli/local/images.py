@@ -132,6 +132,8 @@ def save_and_load(docker: Docker, node: Docker, tags: Iterable[str]) -> None:
             check=False,
             timeout=BUILD_TIMEOUT_SECONDS,
         )
+        if saving.stdout is not None:
+            saving.stdout.close()  # one that is not read to its end would wait for that for ever
         error = saving.stderr.read() if saving.stderr is not None else b""
     if saving.returncode or loading.returncode:
         lines = (error + loading.stderr).decode(errors="replace").strip().splitlines()[-10:]
