@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 
+import structlog
+
 from lain_console.operations.candidate import PlanRefused
 from lain_console.operations.desired import restored
 from lain_console.operations.overrides import override_values, with_overrides
@@ -16,6 +18,8 @@ from lain_sdk.api_types import PlanView, Verdict
 from lain_shared.errors import Conflict, NotFound, Refused
 from lain_shared.model.app import OperationKind, OperationPhase, Release
 from lain_shared.model.pod import Desired, ProcType
+
+log = structlog.get_logger()
 
 LASTING = frozenset({ProcType.WEB, ProcType.WORKER})
 
@@ -46,7 +50,7 @@ class Procs:
     starter: Starter
 
     async def scale(self, app: str, proc: str, scaling: Scaling, who: str, *, replace_running: bool = False) -> Started:
-        if scaling == Scaling(reset=True) and await self._forget(app, proc):
+        if scaling == Scaling(reset=True) and await self._forget(app, proc, who):
             return Started(make_plan(app, OperationKind.SCALE, before={}, after={}), None)
 
         def change(footing: Footing) -> dict[str, Desired]:
@@ -63,14 +67,23 @@ class Procs:
         text = "scale " + proc + (" back to the manifest" if scaling.reset else "")
         return await self._start(app, who, OperationKind.SCALE, text, change, replace_running=replace_running)
 
-    async def _forget(self, name: str, proc: str) -> bool:
+    async def _forget(self, name: str, proc: str, who: str) -> bool:
         """What scale set outlives an undeploy, and may be why the app cannot be deployed again: it is taken back without a rollout."""
         scene = await self.state.scene(name)
         app = scene.app.value
         if scene.operation is not None or app.release is not None or proc not in app.overrides:
             return False
         rest = {other: values for other, values in app.overrides.items() if other != proc}
-        await self.state.apps.put(replace(app, overrides=rest), name, expect=scene.app.entry.mod_revision)
+        try:
+            await self.state.apps.put(replace(app, overrides=rest), name, expect=scene.app.entry.mod_revision)
+        except Conflict as error:
+            raise Conflict(
+                f"{name} was changed meanwhile",
+                why="what scale set was not taken back",
+                next="try again",
+                retry_seconds=1.0,
+            ) from error
+        log.info("overrides_reset", app=name, proc=proc, who=who)
         return True
 
     async def restart(self, app: str, proc: str | None, instance: int | None, who: str) -> Started:
