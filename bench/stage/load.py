@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import math
 import os
 import random
 import subprocess
@@ -78,6 +79,7 @@ class Load:
 
     process: subprocess.Popen[str]
     log: Path
+    rate: float
     _read: int = 0
     _samples: list[Sample] = field(default_factory=list)
     _whole: bool = False
@@ -99,7 +101,7 @@ class Load:
                 ],
                 stdin=subprocess.PIPE, text=True,
             )  # fmt: skip
-            load = cls(process, log)
+            load = cls(process, log, rate)
             try:
                 yield load
             finally:
@@ -128,11 +130,12 @@ class Load:
 
     def window(self, began: float, ended: float, *, host: str | None = None) -> Window:
         """What was due from ``began`` to ``ended`` (unix seconds), all answered or given up: waits for the last of it."""
-        deadline = time.time() + ANSWER_SECONDS + 5
-        while self.process.poll() is None and time.time() < min(deadline, ended + 2):
-            time.sleep(0.05)
-        if not self._whole:
+        while not self._whole:
+            over = self.process.poll() is not None or time.time() > ended + ANSWER_SECONDS + 5
             self._catch_up()
+            if over or (time.time() > ended and not outstanding(self._samples, began, ended, self.rate)):
+                break
+            time.sleep(0.05)
         return Window(
             tuple(one for one in self._samples if began <= one.due < ended and (host is None or one.host == host))
         )
@@ -148,6 +151,16 @@ class Load:
             self._samples.append(
                 Sample(float(due), float(milliseconds), *map(sys.intern, words))
             )  # a long run holds many
+
+
+def outstanding(samples: Sequence[Sample], began: float, ended: float, rate: float) -> int:
+    """How many requests that were due from ``began`` to ``ended`` are not written down: one that hangs must not be left out (pure)."""
+    if not samples:
+        return 1
+    first = min(sample.due for sample in samples)
+    known = {round((sample.due - first) * rate) for sample in samples}
+    due = range(max(0, math.ceil((began - first) * rate)), math.ceil((ended - first) * rate))
+    return sum(number not in known for number in due)
 
 
 class Connection(asyncio.Protocol):
