@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from bench.report import Proof
 from bench.stage.cluster import Stage, stage
 from bench.stage.load import Load
-from bench.stage.rush import Rush
+from bench.stage.rush import Rush, Span, judge_gap
 from bench.stage.sockets import Sockets
 from bench.stage.watch import Watch
 from tests.fixtures.cluster import App
@@ -198,13 +198,9 @@ def _nginx(show: Show, seconds: float) -> None:
         show.on.wait_ready("nginx")
         replaced = time.time()
         time.sleep(seconds)
-        ended = time.time()
-        rush.load.end()
-        window = rush.load.window(began, ended)
-    failed = [sample.due for sample in window.failures]
-    gap = max(failed) - min(failed) if failed else 0.0
-    case = show.proof.case("upgrade of nginx: from the first failed request to the last", "s")
-    case.add("lain", gap)
-    case.target("gap", gap, at_most=NGINX_GAP_SECONDS)
-    case.note(f"{len(failed)} of {window.requests} requests failed; it was replaced in {replaced - began:.1f} s")
-    case.notes.extend(window.named(5))
+        span = Span("upgrade of nginx", began, time.time())
+        case = show.proof.case("upgrade of nginx: from the first failed request to the last", "s")
+        window = judge_gap(case, rush.load, span, at_most=NGINX_GAP_SECONDS)
+    case.note(
+        f"{len(window.failures)} of {window.requests} requests failed; it was replaced in {replaced - began:.1f} s"
+    )

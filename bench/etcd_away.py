@@ -19,7 +19,7 @@ from bench.report import Proof
 from bench.stage.cluster import Stage, stage
 from bench.stage.load import Load
 from bench.stage.node import Node
-from bench.stage.rush import Rush, Span
+from bench.stage.rush import Rush, Span, judge_gap
 from bench.stage.sockets import Sockets
 from tests.fixtures.cluster import App
 
@@ -191,13 +191,7 @@ def _nginx(show: Show, load: Load, seconds: float) -> None:
     time.sleep(seconds)
     span = Span("nginx restarted, etcd away", began, time.time())
     node.run("docker", "start", "lain-etcd")
-    load.end()
-    window = load.window(span.began, span.ended)
-    failed = [sample.due for sample in window.failures]
-    gap = max(failed) - min(failed) if failed else 0.0
     case = show.proof.case("nginx restarted, etcd away: from the first failed request to the last", "s")
-    case.add("lain", gap)
-    case.target("gap", gap, at_most=NGINX_GAP_SECONDS)
-    case.note(f"{len(failed)} of {window.requests} requests failed")
-    case.notes += window.named(5)
+    window = judge_gap(case, load, span, at_most=NGINX_GAP_SECONDS)
+    case.note(f"{len(window.failures)} of {window.requests} requests failed")
     show.on.wait_ready("etcd")

@@ -8,7 +8,6 @@ A person whose request broke asks again, as the command line would.
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -68,7 +67,6 @@ class Kill:
 def schedule(rounds: int, seed: int) -> tuple[Kill, ...]:
     """The same for the same seed: every pair of victim and operation about equally often, in random order, at random moments (pure)."""
     dice = random.Random(seed)
-    pairs = list(itertools.product(OPERATIONS, VICTIMS))
     victims: dict[str, list[str]] = {}
     for operation in OPERATIONS:
         drawn: list[str] = []
@@ -84,7 +82,6 @@ def schedule(rounds: int, seed: int) -> tuple[Kill, ...]:
         for operation in turn:
             undone = [undo for undo, done in LAST.items() if done == operation]
             kills.extend(Kill(one, victims[one].pop(), dice.uniform(0.0, 1.1)) for one in (operation, *undone))
-    assert len(pairs) == len(VICTIMS) * len(OPERATIONS)
     return tuple(kills[:rounds])
 
 
@@ -120,7 +117,8 @@ def run(proof: Proof, options: Options) -> None:
             for number, kill in enumerate(kills, 1):
                 done.append(one_round(ground, kill, calm[kill.operation]))
                 tell(proof, number, done[-1])
-            judged(proof, ground, done, load.window(began, time.time() - 0.5).samples)
+            watched_seconds = time.time() - 0.5 - began
+            judged(proof, ground, done, load.window(began, began + watched_seconds).samples, watched_seconds)
         leaders(ground, 2 if options.quick else 10, random.Random(seed))
 
 
@@ -197,7 +195,9 @@ def tell(proof: Proof, number: int, done: Round) -> None:
     proof.say(f"{number:3} {kill.victim} at {kill.after:.2f} of {kill.operation}: {took}, {done.outcome}{trouble}")
 
 
-def judged(proof: Proof, ground: Ground, done: Sequence[Round], probes: Sequence[Sample]) -> None:
+def judged(
+    proof: Proof, ground: Ground, done: Sequence[Round], probes: Sequence[Sample], watched_seconds: float
+) -> None:
     converged = proof.case("killed to order", unit="s")
     for one in done:
         seconds = (one.converged_at or one.killed_at + GIVE_UP_SECONDS) - one.killed_at
@@ -218,26 +218,25 @@ def judged(proof: Proof, ground: Ground, done: Sequence[Round], probes: Sequence
         ends.note(f"{one.kill.victim} at {one.kill.after:.2f} of {one.kill.operation}: {one.outcome}")
     ends.target("operations that a kill made fail", len(failed), at_most=0)
     proof.facts["asked_again"] = dict(ground.asked_again.most_common())
-    routed(proof, done, probes)
+    routed(proof, done, probes, watched_seconds)
 
 
-def routed(proof: Proof, done: Sequence[Round], probes: Sequence[Sample]) -> None:
-    """A probe that failed is excused only if nginx's own death broke its connection."""
+def routed(proof: Proof, done: Sequence[Round], probes: Sequence[Sample], watched_seconds: float) -> None:
+    """A probe that failed is excused only if nginx's own death broke its connection: it was out then, or came within a second of it."""
     case = proof.case("nobody unrouted", unit="s")
-    starts = [one.began for one in done]
+    starts = [float("-inf"), *(one.began for one in done[1:])]
     unexcused = 0
-    for one, until in zip(done, [*starts[1:], float("inf")], strict=True):
+    for one, since, until in zip(done, starts, [*starts[1:], float("inf")], strict=True):
         bad = [
             probe
             for probe in probes
-            if one.began <= probe.due < until
+            if since <= probe.due < until
             and (probe.outcome != "200" or probe.milliseconds > 1000 * SLOW_ANSWER_SECONDS)
         ]
         if one.kill.victim in ("nginx-master", "nginx-worker"):
             span = max((probe.due - one.killed_at + 1 / PROBES_A_SECOND for probe in bad), default=0.0)
             case.add(one.kill.victim, max(span, 0.0))
-            broken = [p for p in bad if not p.outcome.isdigit() and p.due <= one.killed_at + UNROUTED_SECONDS]
-            bad = [probe for probe in bad if probe not in broken]
+            bad = [probe for probe in bad if not _was_broken_by(one, probe)]
         unexcused += len(bad)
         for probe in bad[:3]:
             case.note(
@@ -247,7 +246,13 @@ def routed(proof: Proof, done: Sequence[Round], probes: Sequence[Sample]) -> Non
     worst = max((case.worst(name) for name in case.samples), default=0.0)
     case.target("longest without an answer after nginx's own death", worst, at_most=UNROUTED_SECONDS)
     case.target("requests that nothing excuses", unexcused, at_most=0)
+    case.target("requests", len(probes), at_least=0.95 * PROBES_A_SECOND * watched_seconds)
     proof.facts["probes"] = len(probes)
+
+
+def _was_broken_by(one: Round, probe: Sample) -> bool:
+    ended = probe.due + probe.milliseconds / 1000
+    return not probe.outcome.isdigit() and one.killed_at <= ended and probe.due <= one.killed_at + UNROUTED_SECONDS
 
 
 # --- who leads --------------------------------------------------------------------------------------------------------

@@ -61,6 +61,8 @@ RATE = 50.0
 SAMPLE_SECONDS, QUICK_SAMPLE_SECONDS = 10.0, 5.0
 KILLS_A_TURN, DAEMON_KILLS_A_TURN = 3, 4
 FEWEST_TO_KILL = 2
+LEAST_SAMPLED = 0.5
+"""Share of the samples that must have been taken: a sample takes a while itself, and while etcd or the Engine is away none can be."""
 HOSTS = {name: f"{name}.lain.localhost" for name in (STABLE, MOVING)}
 GROWTH = 1.05
 SHORT_SECONDS = 1800.0
@@ -139,17 +141,15 @@ def run(proof: Proof, options: Options) -> None:
             samples = load.window(began, time.time()).samples
         proof.facts.update(operations=dict(log.made), kills=len(log.kills), samples_missed=log.missed)
         proof.facts["asked_again"] = dict(ground.asked_again.most_common())
-        judge(proof, log, samples)
+        judge(proof, log, samples, every)
 
 
 def fill(ground: Ground) -> None:
     """Operations until each app that changes has as many of them behind it as are kept."""
     for app, between in ((MOVING, ("env",)), (FRESH, ("undeploy", "first-deploy"))):
-        turn = 0
         while len(ended(ground, app)) < HISTORY_KEPT:
             for operation in between:
                 once(ground, Log(0.0), operation)
-            turn += 1
         ground.proof.say(f"{app} has {HISTORY_KEPT} ended operations")
 
 
@@ -294,7 +294,8 @@ TOLD = ("dockerd: memory", "dockerd: descriptors")
 """Not ours: measured, without a target."""
 
 
-def judge(proof: Proof, log: Log, samples: Sequence[Sample]) -> None:
+def judge(proof: Proof, log: Log, samples: Sequence[Sample], every: float) -> None:
+    """``every``: seconds from one sample to the next."""
     for (name, unit), points in log.series.items():
         case = proof.case(name, unit)
         early, late = windows(points, log.seconds, whole_cycles=name in DATABASE)
@@ -307,6 +308,10 @@ def judge(proof: Proof, log: Log, samples: Sequence[Sample]) -> None:
             case.note("told, without a target: what etcd keeps is not at its bound in a run as short as this")
         elif name not in TOLD:
             case.target("the last median by the first", growth(early, late), at_most=GROWTH)
+    taken = min(len(log.series.get((f"{name}: memory", "MiB"), ())) for name in (*WATCHED, NGINX))
+    case = proof.case("samples")
+    case.add("taken", taken)
+    case.target("taken of those that were due", taken * every / log.seconds, at_least=LEAST_SAMPLED)
     lost, excused = unexplained(samples, log.kills)
     case = proof.case("requests")
     case.add("lain", len(lost))

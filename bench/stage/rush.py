@@ -84,3 +84,16 @@ def _failures(case: Case, window: Window) -> None:
     case.target("of them reset or cut off", sum(not one.outcome.isdigit() for one in window.failures), at_most=0)
     for line in window.named():
         case.note(line)
+
+
+def judge_gap(case: Case, load: Load, span: Span, *, at_most: float) -> Window:
+    """From the first failed request of ``span`` to the last: ``at_most`` seconds. Of a load that had ended no failure would be seen."""
+    load.end()
+    window = load.window(span.began, span.ended)
+    failed = [sample.due for sample in window.failures]
+    gap = max(failed) - min(failed) if failed else 0.0
+    case.add("lain", gap)
+    case.target("gap", gap, at_most=at_most)
+    case.target("requests", window.requests, at_least=0.95 * load.rate * (span.ended - span.began))
+    case.notes.extend(window.named(5))
+    return window
