@@ -138,18 +138,3 @@ async def deploy_all(on: Stage, source: App, names: Sequence[str], more: str = "
                     raise RuntimeError(f"the deploy of {name} ended {ended.outcome}: {ended.failure}")
 
         await asyncio.gather(*map(one, names))
-
-
-async def undeploy_all(on: Stage, names: Sequence[str]) -> None:
-    """The reverse: nothing of them is left but their releases."""
-    gate = asyncio.Semaphore(PARALLEL)
-    async with Daemons(on).console() as console:
-
-        async def one(name: str) -> None:
-            async with gate, asyncio.timeout(DEPLOY_SECONDS):
-                accepted = await console.undeploy(name)
-                if accepted.operation is not None:
-                    await console.wait(name, accepted.operation.id)
-                await console.unregister(name)
-
-        await asyncio.gather(*map(one, names))

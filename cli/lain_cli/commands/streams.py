@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)([smhd])\Z")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-NO_EXIT = 255
 
 
 def moment(text: str, now: float) -> float:

@@ -28,8 +28,6 @@ PORTS: Mapping[str, int] = {
     "router_http": 80, "router_https": 443, "console": 9510, "deployd": 9511, "registry": 5000,
 }  # fmt: skip
 """What a local cluster offers on this machine's loopback → the port it would like."""
-INSIDE: Mapping[str, int] = PORTS
-"""The same names → the port in the node."""
 LAN_POOL = ipaddress.ip_network("10.77.0.0/16")
 
 

@@ -1,14 +1,9 @@
-"""Who may see and do what, beyond the right that each route declares: lists are narrowed, a registration needs the right on its name."""
+"""Who may do what, beyond the right that each route declares: a registration needs the right on its name."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import TypeVar
-
 from lain_shared.errors import Denied
 from lain_shared.tokens import Access, Principal
-
-T = TypeVar("T")
 
 
 def require(caller: Principal, access: Access, app: str, what: str) -> None:
@@ -19,8 +14,3 @@ def require(caller: Principal, access: Access, app: str, what: str) -> None:
             why=f"it takes {access.value} rights on {app}",
             next="ask an operator for a token with that right: lainctl token create",
         )
-
-
-def visible(caller: Principal, apps: Iterable[str]) -> tuple[str, ...]:
-    """Of ``apps``, those the caller may read."""
-    return tuple(app for app in apps if caller.may(Access.READ, app))
