@@ -18,7 +18,6 @@ from bench.report import Proof
 from bench.stage import api_fuzz, hostile_table, manifest_fuzz
 from bench.stage.cluster import Stage, stage
 from bench.stage.daemons import PORTS, Daemons
-from bench.stage.routers import nginx_box
 from bench.stage.smuggling import Recorder, attacks, attempt
 from lain_sdk.api_types import ConfigView
 from lain_sdk.client import Console
@@ -28,6 +27,7 @@ from lain_shared.model.route import Route
 from lain_shared.testing import eventually
 from lain_watcher.table import ProcEntry, Table, encode
 from tests.fixtures.cluster import App, wait_until
+from tests.fixtures.nginx import own_nginx
 
 if TYPE_CHECKING:
     from bench.__main__ import Options
@@ -61,7 +61,7 @@ def run(proof: Proof, options: Options) -> None:
 
 def _smuggling(proof: Proof) -> None:
     case = proof.case("ambiguous requests and oversize heads at nginx", "s")
-    with Recorder.running() as recorder, nginx_box() as box:
+    with Recorder.running() as recorder, own_nginx() as box:
         peer = (f"127.0.0.1:{recorder.port}",)
         procs = [
             ProcEntry("simple", "web", (Route("simple.example"),), ready=peer, created=1),
