@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -57,9 +58,6 @@ async def test_nginx_away_and_back(watch: Callable[..., Any], backends: Callable
 
 async def test_a_silent_nginx_is_not_an_absent_one(watch: Callable[..., Any], backends: Callable[..., Any]) -> None:
     """A frozen nginx may still send requests somewhere: its last word stands, nothing newer counts as applied."""
-    import os
-    import signal
-
     watched: Watched = await watch(MemoryStore())
     one, two = await backends("one", "two")
     before = await watched.applied(await watched.put("hello", one))
