@@ -123,11 +123,13 @@ def one_kind(ground: Ground, kind: str, seconds: float, hellos: Load, fasts: Loa
         case.note(text)
     fast_quiet, fast_loud = fasts.window(alone.began, alone.ended), fasts.window(beside.began, beside.ended)
     case.target(f"failed of {fast_loud.requests} answered at once", len(fast_loud.failures), at_most=0)
+    case.target("requests answered at once", fast_loud.requests, at_least=FAST_A_SECOND * seconds / 2)
     case.note(
         f"answered at once: p99 {fast_loud.milliseconds(0.99):.1f} ms, alone {fast_quiet.milliseconds(0.99):.1f} ms"
     )
     case.target("etcd put p99, ms", quantile(beside.puts, 0.99), at_most=50.0)
     case.target("etcd puts that failed", beside.put_failures, at_most=0)
+    case.note(f"busiest meanwhile: {'; '.join(busiest.splitlines())}")  # that there was any noise
     case.note(f"etcd put p99 alone: {quantile(alone.puts, 0.99):.1f} ms")
     restarted = [name for name, box in before.parts.items() if after.parts[name].run != box.run]
     moved = [pod for pod, box in before.pods.items() if pod.startswith("hello.") and _moved(box, after.pods.get(pod))]
