@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import fnmatch
 import re
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -92,8 +93,10 @@ def _check_regex(text: str, value: str) -> None:
     if len(_QUANTIFIER.findall(plain)) > MAX_QUANTIFIERS:
         raise BadFilter(text, f"more than {MAX_QUANTIFIERS} repetitions in a regular expression")
     try:
-        re.compile(pattern)
-    except (re.error, OverflowError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # "[[a]": a later Python may read it in another way, and place pods elsewhere
+            re.compile(pattern)
+    except (re.error, OverflowError, Warning) as error:
         raise BadFilter(text, f"the regular expression is wrong: {error}") from error
 
 

@@ -78,6 +78,7 @@ def test_constraints(filter: str, labels: dict[str, str], allowed: bool) -> None
         r"constraint:disk==/(a)\1/",
         "constraint:disk==/(?=a)/",
         "constraint:disk==/a*a*a*a*/",
+        "constraint:disk==/[[a]/",
         "constraint:disk==/" + "a" * 200 + "/",
     ],
 )
