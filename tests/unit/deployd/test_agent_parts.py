@@ -390,11 +390,12 @@ class Slow(FakeEngine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.go_on, self.given_up = asyncio.Event(), asyncio.Event()
+        self.begun, self.go_on, self.given_up = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def pull(
         self, reference: str, credentials: Credentials | None, on_progress: Callable[[PullProgress], None]
     ) -> None:
+        self.begun.set()
         try:
             await self.go_on.wait()
         except asyncio.CancelledError:
@@ -409,13 +410,13 @@ async def test_who_comes_while_a_pull_is_given_up_gets_one_of_its_own() -> None:
     engine.registry["r/a"] = Image("1", ("r/a",), 5)
     box = images(engine)
     first = asyncio.create_task(box.have("r/a", lambda _: None))
-    await eventually(lambda: box._pulls)
+    await engine.begun.wait()
     first.cancel()
     await engine.given_up.wait()
     engine.go_on.set()
     assert (await box.have("r/a", lambda _: None)).id == "1"
     await asyncio.wait({first})
-    assert first.cancelled() and not box._pulls
+    assert first.cancelled() and not box._searches
 
 
 async def test_only_what_we_brought_and_nobody_needs_is_cleared_away_oldest_first() -> None:
