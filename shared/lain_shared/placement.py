@@ -94,7 +94,9 @@ def _check_regex(text: str, value: str) -> None:
         raise BadFilter(text, f"more than {MAX_QUANTIFIERS} repetitions in a regular expression")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("error")  # "[[a]": a later Python may read it in another way, and place pods elsewhere
+            warnings.simplefilter(
+                "error"
+            )  # "[[a]": a later Python may read it in another way, and place pods elsewhere
             re.compile(pattern)
     except (re.error, OverflowError, Warning) as error:
         raise BadFilter(text, f"the regular expression is wrong: {error}") from error
