@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 
 from lain_deployd.agent.keeper import Keeper
-from lain_deployd.agent.telling import PATIENCE_SECONDS, Observing, is_news
+from lain_deployd.agent.telling import GATHER_FROM, GATHER_SECONDS, PATIENCE_SECONDS, Observing, is_news, is_urgent
 from lain_shared import keys
 from lain_shared.errors import Invalid
 from lain_shared.model.pod import Observed, PodId, PodState
@@ -46,7 +46,13 @@ class Bench:
         self.store = Counting()
         self.report: dict[PodId, Observed] = {}
         self.keeper = SimpleNamespace(
-            node="n1", told=True, whole=True, untold=frozenset(), report=self.report, seed=lambda _seen: None
+            node="n1",
+            told=True,
+            whole=True,
+            untold=frozenset(),
+            report=self.report,
+            seed=lambda _seen: None,
+            at_work=0,
         )
         self.clock = ManualClock()
         self.observing = Observing(self.store, cast("Keeper", self.keeper), monotonic=self.clock)
@@ -93,6 +99,61 @@ async def test_what_nobody_acts_on_waits_for_what_somebody_does() -> None:
     assert await bench.observing.one_pass() is None, "it has waited for long enough"
     assert bench.store.transactions == 3 and await bench.stored() == bench.report
     assert await bench.observing.one_pass() is None and bench.store.transactions == 3
+
+
+async def test_while_many_start_those_that_join_others_are_told_together() -> None:
+    bench = Bench()
+    for instance in range(1, 9):
+        bench.see(instance, PodState.PENDING)
+    await bench.observing.one_pass()
+    bench.keeper.at_work = GATHER_FROM
+    bench.see(1, PodState.RUNNING, ready=True)
+    assert await bench.observing.one_pass() is None, "the first one serves at once"
+    for instance in (2, 3):
+        bench.see(instance, PodState.RUNNING, ready=True)
+        assert await bench.observing.one_pass() == pytest.approx(GATHER_SECONDS)
+    bench.clock.advance(GATHER_SECONDS)
+    assert await bench.observing.one_pass() is None
+    assert bench.store.transactions == 3 and await bench.stored() == bench.report
+    bench.see(4, PodState.RUNNING, ready=True)
+    assert await bench.observing.one_pass() == pytest.approx(GATHER_SECONDS)
+    bench.keeper.at_work = GATHER_FROM - 1
+    assert await bench.observing.one_pass() is None, "nobody else is on the way"
+    assert bench.store.transactions == 4 and await bench.stored() == bench.report
+
+
+async def test_while_many_end_those_that_leave_others_are_told_together() -> None:
+    bench = Bench()
+    there = [bench.see(instance, PodState.STOPPING) for instance in range(1, 9)]
+    await bench.observing.one_pass()
+    bench.keeper.at_work = GATHER_FROM
+    for pod in there[:2]:
+        del bench.report[pod]
+        assert await bench.observing.one_pass() == pytest.approx(GATHER_SECONDS)
+    bench.clock.advance(GATHER_SECONDS)
+    assert await bench.observing.one_pass() is None
+    assert bench.store.transactions == 2 and await bench.stored() == bench.report
+    bench.report.clear()
+    assert await bench.observing.one_pass() is None, "the last of them goes at once"
+    assert await bench.stored() == {}
+
+
+def test_only_company_makes_news_wait() -> None:
+    one, two = (Observed("hello", "web", instance, 7, PodState.CREATED, 1) for instance in (1, 2))
+    serves = replace(one, state=PodState.RUNNING, ready=True)
+    joins = replace(two, state=PodState.RUNNING, ready=True)
+    told = {one.pod: serves, two.pod: two}
+    assert not is_urgent(told, {two.pod: joins}, ())
+    assert is_urgent({one.pod: one, two.pod: two}, {two.pod: joins}, ()), "the first of its batch"
+    assert is_urgent(told, {two.pod: replace(joins, restarts=1)}, ())
+    assert is_urgent(told, {two.pod: joins, one.pod: replace(serves, ready=False)}, ())
+    assert is_urgent({one.pod: serves}, {two.pod: joins}, ()), "nobody heard of it"
+    newer = replace(two, generation=9)
+    assert is_urgent({**told, newer.pod: newer}, {newer.pod: replace(newer, state=PodState.RUNNING, ready=True)}, ()), (
+        "a rollout's next"
+    )
+    assert not is_urgent(told, {}, {two.pod})
+    assert is_urgent(told, {}, {one.pod, two.pod}), "the last of its batch"
 
 
 def test_news_is_what_somebody_acts_on() -> None:

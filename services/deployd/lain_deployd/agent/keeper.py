@@ -285,6 +285,11 @@ class Keeper:
             for pod in known.keys() - pods:
                 del known[pod]
 
+    @property
+    def at_work(self) -> int:
+        """Pods that are being made, started, stopped or taken away just now."""
+        return len(self._workers)
+
     def pods(self) -> set[PodId]:
         return self.orders.keys() | self.containers.keys() | self.memory.keys()
 

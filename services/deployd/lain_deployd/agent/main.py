@@ -50,7 +50,7 @@ from lain_shared.store import Store
 from lain_shared.tls import server_context
 from lain_shared.trust import Trust
 
-PASSES_DUTY = 0.25
+PASSES_DUTY = 0.1
 """Of the processor, at most: every pod of the node is looked at in each pass, and each step of each pod asks for one."""
 IN_CONTAINER = Path("/.dockerenv")
 """What the Engine puts into every container."""

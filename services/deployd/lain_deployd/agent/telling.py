@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -18,6 +19,10 @@ from lain_shared.store import Delete, Put, Store, Write
 log = structlog.get_logger()
 
 PATIENCE_SECONDS = 0.2
+GATHER_SECONDS = 0.5
+"""While many pods are at work, what can wait is told this much later, at most."""
+GATHER_FROM = 4
+"""Pods at work: so many may be many."""
 ENDS = frozenset({PodState.BACKOFF, PodState.EXITED, PodState.FAILED})
 MAX_WRITES = 50
 """In one transaction: each may carry its last 20 lines, and etcd takes 1.5 MiB."""
@@ -27,7 +32,8 @@ class Observing:
     """One pass of the loop that makes ``observed/<node>/`` equal to the keeper's report: what changed, in one transaction.
 
     Every write makes the leader look, and the router or the next pod waits for few of them: what nobody acts on (``is_news``) is written
-    with what somebody does, or after ``PATIENCE_SECONDS``.
+    with what somebody does, or after ``PATIENCE_SECONDS``. While many pods start or stop at once, each is ready, or gone, at a moment of
+    its own: those that have company (``is_urgent``) are told together, within ``GATHER_SECONDS``.
 
     What stands there is read again every ``verify_seconds``: somebody may have deleted it, or put a store back that is older.
     """
@@ -69,8 +75,7 @@ class Observing:
         changed = {
             pod: seen for pod, seen in report.items() if self._written.get(self._key(pod)) != wanted[self._key(pod)]
         }
-        news = bool(surplus) or any(is_news(self._told.get(pod), seen) for pod, seen in changed.items())
-        if changed and not news and (wait := self._patience()) > 0.0:
+        if (changed or surplus) and (wait := self._patience(changed, surplus)) > 0.0:
             return wait
         self._waits_since = None
         writes: list[Write] = [Put(self._key(pod), wanted[self._key(pod)]) for pod in changed]
@@ -92,12 +97,21 @@ class Observing:
         self._is_current()
         return None
 
-    def _patience(self) -> float:
-        """How long to wait with a change that is no news, for more."""
+    def _patience(self, changed: Mapping[PodId, Observed], surplus: Sequence[str]) -> float:
+        """How long to wait with these changes, for more."""
+        many = self._keeper.at_work >= GATHER_FROM
+        if many:
+            leaving = set(surplus)
+            gone = {pod for pod, key in self._keys.items() if key in leaving}
+            urgent = len(gone) < len(leaving) or is_urgent(self._told, changed, gone)
+        else:
+            urgent = bool(surplus) or any(is_news(self._told.get(pod), seen) for pod, seen in changed.items())
+        if urgent:
+            return 0.0
         now = self._monotonic()
         if self._waits_since is None:
             self._waits_since = now
-        return self._waits_since + PATIENCE_SECONDS - now
+        return self._waits_since + (GATHER_SECONDS if many else PATIENCE_SECONDS) - now
 
     def _is_current(self) -> None:
         if not self.current:
@@ -141,6 +155,28 @@ class Observing:
         if (known := self._keys.get(pod)) is None:
             known = self._keys[pod] = self._records.family.key(self._keeper.node, str(pod))
         return known
+
+
+def is_urgent(told: Mapping[PodId, Observed], changed: Mapping[PodId, Observed], gone: Collection[PodId]) -> bool:
+    """Whether any of this cannot wait for more of its kind.
+
+    What can: a pod that is ready as others of its proc and generation are already, and one that is gone while others of them are left. A
+    rollout one by one gives each a generation of its own.
+    """
+    serving = {_batch(pod) for pod, seen in told.items() if seen.ready}
+    left = {_batch(pod) for pod in told if pod not in gone}
+    if any(_batch(pod) not in left for pod in gone):
+        return True
+    for pod, seen in changed.items():
+        before = told.get(pod)
+        joins = before is not None and seen.ready and not before.ready and _batch(pod) in serving
+        if is_news(replace(before, ready=True) if before is not None and joins else before, seen):
+            return True
+    return False
+
+
+def _batch(pod: PodId) -> tuple[str, str, int]:
+    return pod.app, pod.proc, pod.generation
 
 
 def is_news(told: Observed | None, seen: Observed) -> bool:
