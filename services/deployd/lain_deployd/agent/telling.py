@@ -19,7 +19,7 @@ from lain_shared.store import Delete, Put, Store, Write
 log = structlog.get_logger()
 
 PATIENCE_SECONDS = 0.2
-GATHER_SECONDS = 0.5
+GATHER_SECONDS = 1.0
 """While many pods are at work, what can wait is told this much later, at most."""
 GATHER_FROM = 4
 """Pods at work: so many may be many."""
