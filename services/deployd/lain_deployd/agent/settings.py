@@ -46,7 +46,7 @@ class Settings:
     reserved_memory_bytes: int | None = None
     """Kept for etcd, the Engine and the daemons; None: a twentieth of the machine's, at least 256 MiB."""
     address_quarantine_seconds: float = 60.0
-    parallel_starts: int = 4
+    parallel_starts: int = 6
     pod_processes: int = 2048
     """Processes and threads that one pod may have."""
     pod_open_files: int = 16_384
