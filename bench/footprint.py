@@ -5,7 +5,7 @@ server, so that a hundred fit beside everything else on a small machine; nobody 
 order and has rested, several windows of half a minute (the longest interval at which a daemon looks again) are measured.
 
 ``floor``: a process of the daemons' own image that does nothing but listen with aiohttp and follow one etcd prefix. ``container``: the
-processor's time by the container's account, the Engine's healthcheck in it included, which is a process of its own each half minute.
+processor's time by the container's account, the Engine's healthcheck in it included, which is a process of its own each minute.
 """
 
 from __future__ import annotations

@@ -9,6 +9,7 @@ that returns though nobody asked it to is a bug and takes the process down, for 
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import ssl
 import sys
@@ -166,6 +167,8 @@ def main(
         async with build(health) as daemon:
             if not health.parts:
                 health.parts.extend((*daemon.parts, *daemon.lasting))
+            gc.collect()
+            gc.freeze()  # what is here now stays for good: no collection needs to look at it again
             await run_daemon(daemon, health=health)
 
     try:
