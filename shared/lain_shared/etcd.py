@@ -15,8 +15,8 @@ from typing import Any
 
 from lain_shared import etcd_proto, etcd_watch
 from lain_shared.errors import Compacted, Conflict, LainError, LeaseLost, NotFound
-from lain_shared.etcd_channel import Lost, Member, Members, Refused, fault_of, pause_after
-from lain_shared.etcd_grpc import grpc
+from lain_shared.etcd_channel import Lost, Member, Members, Refused
+from lain_shared.etcd_lease import Renewals
 from lain_shared.etcd_watch import range_end
 from lain_shared.store import (
     Changes,
@@ -34,9 +34,6 @@ from lain_shared.store import (
 
 PAGE = 1_000
 """Keys read in one answer; a longer list is read in pages, all at one revision."""
-KEEP_ALIVE_SECONDS = 2.0
-"""How long one renewal of a lease is tried; its owner tries again as long as the lease lives."""
-KEEP_ALIVE_ATTEMPT_SECONDS = 0.5
 LIST_ATTEMPTS = 3
 STATUS_SECONDS = 2.0
 """How long a member may take to say how it is."""
@@ -63,6 +60,7 @@ class EtcdStore:
 
     def __init__(self, members: Members) -> None:
         self._members = members
+        self._renewals = Renewals(members)
 
     @classmethod
     @asynccontextmanager
@@ -75,7 +73,11 @@ class EtcdStore:
         cluster that is away shows in the first call (``Unavailable``), never here.
         """
         async with Members(endpoints, tls_dir=tls_dir, timeout_seconds=timeout_seconds) as members:
-            yield cls(members)
+            store = cls(members)
+            try:
+                yield store
+            finally:
+                store._renewals.close()
 
     @property
     def members(self) -> Members:
@@ -170,49 +172,7 @@ class EtcdStore:
         return Lease(answer.ID, answer.TTL - (loop.time() - sent))
 
     async def keep_alive(self, lease_id: int) -> float:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + KEEP_ALIVE_SECONDS
-        attempts = 0
-        while True:
-            try:
-                return await self._keep_alive_once(lease_id, KEEP_ALIVE_ATTEMPT_SECONDS * (1 + attempts / 2))
-            except (Refused, Lost) as fault:
-                attempts += 1
-                pause = pause_after(attempts)
-                if loop.time() + pause >= deadline:
-                    raise self._members.unavailable(fault) from fault
-                await asyncio.sleep(pause)
-
-    async def _keep_alive_once(self, lease_id: int, seconds: float) -> float:
-        loop = asyncio.get_running_loop()
-        member = self._members.pick()
-        call = None
-        try:
-            await member.connect(seconds)
-            call = member.stream(
-                "/etcdserverpb.Lease/LeaseKeepAlive", "LeaseKeepAliveRequest", "LeaseKeepAliveResponse", seconds
-            )
-            sent = loop.time()
-            await call.write(etcd_proto.LeaseKeepAliveRequest(ID=lease_id))
-            answer = await call.read()
-            if answer is grpc.aio.EOF:
-                raise Lost("the stream ended")
-        except (grpc.aio.AioRpcError, Refused, Lost) as error:
-            fault = fault_of(error) if isinstance(error, grpc.aio.AioRpcError) else error
-            if not isinstance(fault, LainError):
-                member.avoid(fault)
-            raise fault from error
-        except asyncio.InvalidStateError as error:
-            lost = Lost("the stream had ended")
-            member.avoid(lost)
-            raise lost from error
-        finally:
-            if call is not None:
-                call.cancel()
-        member.heard()
-        if answer.TTL <= 0:
-            raise LeaseLost(f"lease {lease_id:x} is gone")
-        return float(answer.TTL) - (loop.time() - sent)
+        return await self._renewals.renew(lease_id)
 
     async def revoke(self, lease_id: int) -> None:
         try:
