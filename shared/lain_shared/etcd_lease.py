@@ -104,7 +104,11 @@ class Renewals:
             raise Lost("the stream had ended") from error
         except asyncio.CancelledError:
             stream.call.cancel()
-            raise
+            if (task := asyncio.current_task()) is None or task.cancelling():
+                raise
+            raise Lost(
+                "the connection was closed meanwhile"
+            ) from None  # gRPC tells its own cancellations in the same way
         if answer is grpc.aio.EOF:
             raise Lost("the stream ended")
         stream.member.heard()

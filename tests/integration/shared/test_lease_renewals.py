@@ -74,3 +74,21 @@ async def test_a_member_that_hangs_costs_one_attempt_and_no_lease(etcd_cluster: 
             finally:
                 member.thaw()
             await asyncio.to_thread(etcd_cluster.wait_healthy)
+
+
+async def test_a_connection_closed_under_a_renewal_does_not_cancel_its_caller(etcd_single: Cluster) -> None:
+    async with EtcdStore.connect(etcd_single.endpoints) as store:
+        lease = await store.grant(60)
+        await store.keep_alive(lease.id)
+        etcd_single.members[0].freeze()
+        try:
+            renewal = asyncio.create_task(store.keep_alive(lease.id))
+            await asyncio.sleep(0)
+            member = store.members.each()[0]
+            retired = member._channel
+            member._open()  # as after a silence
+            await retired.close()
+            with pytest.raises(Unavailable):
+                await renewal
+        finally:
+            etcd_single.members[0].thaw()
